@@ -1,0 +1,249 @@
+//! What a configuration means: pure, compared with `==`, made once by `compile` and never changed.
+//!
+//! A plan holds no descriptors and no resolved names; those are acquired by `control::prepare`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::types::{Endpoint, ListenerIndex, Name, UpstreamIndex};
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub engine: Engine,
+    pub log: Log,
+    pub admin: Admin,
+    /// Indexed by [`ListenerIndex`].
+    pub listeners: Vec<Listener>,
+    /// Indexed by [`UpstreamIndex`].
+    pub upstreams: Vec<Upstream>,
+    pub demo: Option<Demo>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Engine {
+    /// `None`: one per CPU that this process may use.
+    pub shards: Option<NonZeroU16>,
+    pub pin: bool,
+    /// Bytes of one receive buffer.
+    pub buffer_size: u32,
+    /// Buffers per shard to begin with; a power of two.
+    pub buffers: u32,
+    /// Buffers per shard at most; a power of two, at most 32,768 (the largest provided-buffer ring).
+    pub max_buffers: u32,
+    pub busy_poll: BusyPoll,
+    /// Connections of the whole process.
+    pub max_connections: u32,
+    pub drain_timeout: Duration,
+    pub user: Option<String>,
+    pub state_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BusyPoll {
+    Off,
+    /// Spin so long for completions before sleeping.
+    For(Duration),
+    Always,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    pub proxy_header: Duration,
+    pub tls_handshake: Duration,
+    pub negotiate: Duration,
+    /// Per backend address.
+    pub connect: Duration,
+    /// No byte in either direction.
+    pub idle: Duration,
+    /// One side has sent FIN.
+    pub half_closed: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    pub level: Level,
+    pub format: LogFormat,
+    pub access: AccessLog,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLog {
+    Off,
+    Stderr,
+    File(PathBuf),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    /// `None`: off.
+    pub listen: Option<SocketAddr>,
+    /// Control socket, absolute (already joined to `state_dir`).
+    pub socket: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listener {
+    pub index: ListenerIndex,
+    pub name: Name,
+    /// At least one; port ranges are already spread out. Port 0 lets the kernel choose.
+    pub listen: Vec<Endpoint>,
+    pub service: Service,
+    pub routes: Vec<Route>,
+    /// Where a connection goes that no route matches; `None`: it is refused.
+    pub upstream: Option<UpstreamIndex>,
+    pub max_connections: Option<u32>,
+    pub max_connections_per_source: Option<u32>,
+    /// New connections per second.
+    pub accept_rate: Option<u32>,
+    /// Empty: everybody.
+    pub allow_sources: Vec<IpNet>,
+    pub backlog: u32,
+    pub fast_open: bool,
+    pub timeouts: Timeouts,
+    /// Line of the `[[listener]]` header in the configuration, from 1.
+    pub line: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    Tcp,
+}
+
+/// One `[[listener.route]]`; the first match wins. A route without any condition matches everything.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// `None`: any source.
+    pub sources: Option<Vec<IpNet>>,
+    pub upstream: UpstreamIndex,
+    pub line: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    pub index: UpstreamIndex,
+    pub name: Name,
+    /// At least one, at most [`crate::limits::BACKENDS_PER_UPSTREAM`].
+    pub backends: Vec<Backend>,
+    pub balance: Balance,
+    /// Other backends to try before any byte was sent.
+    pub retries: u32,
+    /// Local address of outgoing connections.
+    pub source_address: Option<IpAddr>,
+    pub warm: Option<Warm>,
+    pub max_connections_per_backend: Option<u32>,
+    pub queue: Option<Queue>,
+    pub on_down: OnDown,
+    pub health: Option<Health>,
+    pub outlier: Option<Outlier>,
+    pub resolve: Resolve,
+    pub line: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backend {
+    pub address: Address,
+    /// 1..=256.
+    pub weight: u16,
+    /// Used only while no other backend of the upstream can be.
+    pub backup: bool,
+}
+
+/// Where a backend is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Address {
+    Endpoint(Endpoint),
+    /// A host name, lower case, without a trailing dot.
+    Host {
+        host: Name,
+        port: u16,
+    },
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Endpoint(endpoint) => endpoint.fmt(f),
+            Self::Host { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    RoundRobin,
+    LeastConnections,
+    /// Best of two drawn at random.
+    Random,
+    /// Consistent: a change of backends moves only the sources of those that changed.
+    SourceHash,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Warm {
+    /// Connections made ahead, per backend and shard.
+    pub connections: u16,
+    /// A connection that waited longer is closed and made anew.
+    pub idle: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queue {
+    /// Connections of the whole process that may wait.
+    pub size: u32,
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDown {
+    Keep,
+    Close,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub rise: u32,
+    pub fall: u32,
+    pub send: Option<Vec<u8>>,
+    /// The answer must begin with... see docs/CONFIG.md: must contain these bytes.
+    pub expect: Option<Vec<u8>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outlier {
+    /// Consecutive failed connects.
+    pub failures: u32,
+    pub eject: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resolve {
+    pub ttl_min: Duration,
+    pub ttl_max: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Demo {
+    /// Where the demo backend listens.
+    pub hello: SocketAddr,
+}

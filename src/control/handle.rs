@@ -1,0 +1,134 @@
+//! What the rest of the control plane (admin API, signals, file watcher) holds of the supervisor: a view of what is
+//! running, and requests to change it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::shard::command::{BindId, Mailbox, Snapshot};
+use crate::stats::counters::ShardStats;
+use crate::stats::latency::Latencies;
+use crate::types::{Endpoint, Generation, ListenerIndex, ShardId};
+
+/// Cheap to clone; every clone speaks of the same supervisor.
+#[derive(Debug, Clone)]
+pub struct Control(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    started: SystemTime,
+    /// `None`: the built-in example runs.
+    config: Option<PathBuf>,
+    shards: Vec<ShardView>,
+    view: RwLock<Arc<View>>,
+    latencies: Mutex<Latencies>,
+    requests: mpsc::Sender<Request>,
+}
+
+/// A running shard, as seen from control.
+#[derive(Debug, Clone)]
+pub struct ShardView {
+    pub id: ShardId,
+    pub cpu: Option<usize>,
+    pub mailbox: Mailbox,
+    pub stats: Arc<ShardStats>,
+}
+
+/// What is in force.
+#[derive(Debug)]
+pub struct View {
+    pub snapshot: Arc<Snapshot>,
+    pub binds: Vec<Bound>,
+    pub draining: bool,
+}
+
+/// An address that arus listens on.
+#[derive(Debug, Clone)]
+pub struct Bound {
+    pub id: BindId,
+    pub listener: ListenerIndex,
+    pub address: Endpoint,
+}
+
+/// Asked of the supervisor, which does one thing at a time.
+#[derive(Debug)]
+pub enum Request {
+    Reload(oneshot::Sender<Result<Generation, ReloadRefused>>),
+    /// Stop accepting, let sessions end up to `drain_timeout`, then exit.
+    Drain,
+}
+
+/// Why a reload changed nothing. One rendered line per error, as `arus check` prints them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", errors.join("\n"))]
+pub struct ReloadRefused {
+    pub errors: Vec<String>,
+}
+
+impl Control {
+    #[must_use]
+    pub fn new(config: Option<PathBuf>, shards: Vec<ShardView>, view: View) -> (Self, mpsc::Receiver<Request>) {
+        let (requests, receiver) = mpsc::channel(64);
+        let inner = Inner {
+            started: SystemTime::now(),
+            config,
+            shards,
+            view: RwLock::new(Arc::new(view)),
+            latencies: Mutex::default(),
+            requests,
+        };
+        (Self(Arc::new(inner)), receiver)
+    }
+
+    #[must_use]
+    pub fn started(&self) -> SystemTime {
+        self.0.started
+    }
+
+    #[must_use]
+    pub fn config(&self) -> Option<&PathBuf> {
+        self.0.config.as_ref()
+    }
+
+    #[must_use]
+    pub fn shards(&self) -> &[ShardView] {
+        &self.0.shards
+    }
+
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.0.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_view(&self, view: View) {
+        *self.0.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+
+    /// All latencies since the start, merged over the shards; up to a second old.
+    #[must_use]
+    pub fn latencies(&self) -> Latencies {
+        self.0.latencies.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn merge_latencies(&self, recent: &Latencies) {
+        self.0.latencies.lock().unwrap_or_else(PoisonError::into_inner).merge(recent);
+    }
+
+    /// Loads the configuration again and puts it into force, or changes nothing.
+    ///
+    /// # Errors
+    /// Every error of the configuration, or that arus is stopping.
+    pub async fn reload(&self) -> Result<Generation, ReloadRefused> {
+        let (answer, result) = oneshot::channel();
+        let stopping = || ReloadRefused { errors: vec!["arus is stopping".into()] };
+        self.0.requests.send(Request::Reload(answer)).await.map_err(|_| stopping())?;
+        result.await.map_err(|_| stopping())?
+    }
+
+    /// Begins to drain, as SIGTERM does; returns at once.
+    pub async fn drain(&self) {
+        let _ = self.0.requests.send(Request::Drain).await;
+    }
+}

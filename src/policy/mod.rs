@@ -1,0 +1,5 @@
+//! Limits: how many connections, how fast, from whom. Pure counting; no I/O, nothing blocks.
+
+pub mod budget;
+pub mod rate;
+pub mod source;

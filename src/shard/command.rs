@@ -1,0 +1,167 @@
+//! Everything that crosses a thread: commands to a shard, events and summaries from it.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use socket2::Socket;
+
+use crate::config::plan::Plan;
+use crate::policy::budget::Budget;
+use crate::stats::counters::{ListenerState, ShardStats};
+use crate::stats::latency::Latencies;
+use crate::stats::summary::Summary;
+use crate::types::{Endpoint, Generation, ListenerIndex, SessionId, ShardId};
+use crate::upstream::state::{BackendId, UpstreamState};
+
+/// A plan plus what was acquired for it. Immutable; a connection keeps the one it began with.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub generation: Generation,
+    pub plan: Plan,
+    /// In the order of the plan's listeners.
+    pub listeners: Vec<Arc<ListenerState>>,
+    /// In the order of the plan's upstreams.
+    pub upstreams: Vec<Arc<UpstreamState>>,
+    /// Connections of the whole process.
+    pub connections: Arc<Budget>,
+}
+
+/// Identity of a bound address for the life of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BindId(pub u32);
+
+/// One bound address as one shard gets it. The same `id` on all shards; each has its own socket (SO_REUSEPORT), or a
+/// duplicate of the one socket where the address is a unix path.
+#[derive(Debug)]
+pub struct Bind {
+    pub id: BindId,
+    /// The listener that connections belong to, in the snapshot that comes along.
+    pub listener: ListenerIndex,
+    /// The address really bound.
+    pub address: Endpoint,
+    /// `Some` for an address that this shard does not have yet.
+    pub socket: Option<Socket>,
+}
+
+/// A snapshot with the sockets of one shard. `binds` names every address of the snapshot; an address that the shard
+/// has and that is not named is retired: its accept queue is served with the old snapshot, then it is closed.
+#[derive(Debug)]
+pub struct Handover {
+    pub snapshot: Arc<Snapshot>,
+    pub binds: Vec<Bind>,
+    /// Addresses of the backends whose names are resolved; a later [`Command::Addresses`] changes them.
+    pub addresses: HashMap<BackendId, Arc<[SocketAddr]>>,
+}
+
+/// From control (or, where said, another shard) to a shard.
+#[derive(Debug)]
+pub enum Command {
+    /// Put a snapshot into force; cannot fail. Answers when new connections see it.
+    Apply(Box<Handover>, Reply<ShardId>),
+    /// A backend's name resolves to these addresses now.
+    Addresses(BackendId, Arc<[SocketAddr]>),
+    /// A backend went down: cut the connections of upstreams with `on_down = "close"`.
+    BackendDown(BackendId),
+    /// From another shard: a connection of this backend ended, and a queue may move.
+    SlotFreed(BackendId),
+    /// The live sessions.
+    Sessions(Reply<Vec<Summary>>),
+    /// Cut a session; answers whether the shard had it.
+    Kill(SessionId, Reply<bool>),
+    /// The histograms since the last time.
+    Latencies(Reply<Latencies>),
+    /// Stop accepting; answers when the last session has ended. Sessions that remain after the duration are cut.
+    Drain(Duration, Reply<ShardId>),
+}
+
+/// Where the answer to a command goes. The asker may have gone; that is no error.
+#[derive(Debug)]
+pub struct Reply<T>(Sender<T>);
+
+impl<T> Reply<T> {
+    /// A reply, and where it arrives: at most one value; disconnected when the shard dropped the command.
+    #[must_use]
+    pub fn channel() -> (Self, Receiver<T>) {
+        let (sender, receiver) = bounded(1);
+        (Self(sender), receiver)
+    }
+
+    pub fn send(self, value: T) {
+        let _ = self.0.try_send(value);
+    }
+}
+
+/// Commands that may wait at a shard; they are taken every turn, so more means that the shard is stuck.
+const MAILBOX_CAPACITY: usize = 1024;
+
+/// The sending end of a shard's command channel.
+#[derive(Debug, Clone)]
+pub struct Mailbox {
+    commands: Sender<Command>,
+    /// An eventfd that the shard's ring watches.
+    doorbell: Arc<OwnedFd>,
+}
+
+/// The shard's end.
+#[derive(Debug)]
+pub struct Inbox {
+    pub commands: Receiver<Command>,
+    pub doorbell: Arc<OwnedFd>,
+}
+
+/// The shard does not take commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MailboxError {
+    #[error("the shard has {MAILBOX_CAPACITY} commands waiting")]
+    Full,
+    #[error("the shard has ended")]
+    Gone,
+}
+
+impl Mailbox {
+    /// # Errors
+    /// When no eventfd can be made.
+    pub fn new() -> io::Result<(Self, Inbox)> {
+        let doorbell = Arc::new(crate::net::eventfd()?);
+        let (commands, receiver) = bounded(MAILBOX_CAPACITY);
+        Ok((Self { commands, doorbell: Arc::clone(&doorbell) }, Inbox { commands: receiver, doorbell }))
+    }
+
+    /// Never blocks.
+    ///
+    /// # Errors
+    /// When the shard has ended, or so many commands wait that it must be stuck.
+    pub fn send(&self, command: Command) -> Result<(), MailboxError> {
+        self.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => MailboxError::Full,
+            TrySendError::Disconnected(_) => MailboxError::Gone,
+        })?;
+        crate::net::ring_doorbell(self.doorbell.as_fd());
+        Ok(())
+    }
+}
+
+/// From a shard to control. Sent on an unbounded crossbeam channel: there are at most a few per shard and minute.
+#[derive(Debug)]
+pub enum Event {
+    /// The shard cannot go on; the process must end with exit code 1.
+    Failed(ShardId, String),
+    /// A backend was ejected for failed connects in a row.
+    Ejected(BackendId),
+}
+
+/// What control keeps of a running shard.
+#[derive(Debug)]
+pub struct ShardHandle {
+    pub id: ShardId,
+    /// The CPU it is pinned to.
+    pub cpu: Option<usize>,
+    pub mailbox: Mailbox,
+    pub stats: Arc<ShardStats>,
+    pub thread: std::thread::JoinHandle<()>,
+}

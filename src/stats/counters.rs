@@ -1,0 +1,95 @@
+//! The counters. Each has one writer, the shard; readers sum over shards and may be a little behind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crossbeam::utils::CachePadded;
+
+use crate::policy::budget::Budget;
+use crate::policy::rate::Rate;
+use crate::policy::source::SourceTable;
+use crate::types::{Blame, Name, Reason, Stage};
+
+/// Adds to a counter of which the caller is the one writer: a plain load and store, no locked instruction.
+pub fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}
+
+/// As [`add`], backwards.
+pub fn sub(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
+}
+
+/// One shard's own counters.
+#[derive(Debug, Default)]
+pub struct ShardStats {
+    /// Sessions that are open now.
+    pub active: AtomicU64,
+    pub accepted: AtomicU64,
+    pub bytes_up: AtomicU64,
+    pub bytes_down: AtomicU64,
+    /// Nanoseconds spent running tasks and the ring, since start.
+    pub busy_ns: AtomicU64,
+    /// Nanoseconds spent waiting in the kernel, since start.
+    pub idle_ns: AtomicU64,
+    /// Turns of the driver.
+    pub turns: AtomicU64,
+    /// Completions reaped.
+    pub completions: AtomicU64,
+    /// Operations in flight.
+    pub operations: AtomicU64,
+    pub cq_overflows: AtomicU64,
+    /// Receives that found no buffer.
+    pub enobufs: AtomicU64,
+    pub buffers_free: AtomicU64,
+    pub buffers_total: AtomicU64,
+    /// Most buffers ever in use at once.
+    pub buffers_watermark: AtomicU64,
+    /// Accepts that failed for want of descriptors or memory.
+    pub accept_errors: AtomicU64,
+    pub panics: AtomicU64,
+    /// Summaries that the recorder could not take.
+    pub summaries_dropped: AtomicU64,
+}
+
+/// What is known of one listener while arus runs; kept over reloads by its name.
+#[derive(Debug)]
+pub struct ListenerState {
+    pub name: Name,
+    pub connections: Arc<Budget>,
+    pub rate: Rate,
+    /// Connections per source; made at the first configuration that limits them.
+    pub sources: Arc<SourceTable>,
+    /// 0: no limit.
+    pub per_source: AtomicU32,
+    /// Indexed by shard.
+    pub counters: Box<[CachePadded<ListenerCounters>]>,
+}
+
+/// Written by one shard.
+#[derive(Debug)]
+pub struct ListenerCounters {
+    pub active: AtomicU64,
+    pub accepted: AtomicU64,
+    pub closed: AtomicU64,
+    pub bytes_up: AtomicU64,
+    pub bytes_down: AtomicU64,
+    /// Refused by a limit or rule, by [`Reason`].
+    pub rejected: [AtomicU64; Reason::ALL.len()],
+    /// Failed, by [`Stage`] and [`Blame`].
+    pub failed: [[AtomicU64; Blame::ALL.len()]; Stage::ALL.len()],
+}
+
+impl Default for ListenerCounters {
+    fn default() -> Self {
+        Self {
+            active: AtomicU64::default(),
+            accepted: AtomicU64::default(),
+            closed: AtomicU64::default(),
+            bytes_up: AtomicU64::default(),
+            bytes_down: AtomicU64::default(),
+            rejected: std::array::from_fn(|_| AtomicU64::default()),
+            failed: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::default())),
+        }
+    }
+}

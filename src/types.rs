@@ -1,0 +1,167 @@
+//! Identifiers and the closed sets of words that the whole program shares. Nothing here does I/O.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A name from the configuration, interned once when it is compiled; cloning it never allocates.
+pub type Name = Arc<str>;
+
+/// Index of a shard, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShardId(pub u16);
+
+/// Position of a listener in its plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ListenerIndex(pub u16);
+
+/// Position of an upstream in its plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UpstreamIndex(pub u16);
+
+/// Counts the configurations that were put into force, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(pub u64);
+
+/// A session's identity: a UUIDv7 (RFC 9562 section 5.7), so that ids sort by start time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionId(pub u128);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        uuid::Uuid::from_u128(self.0).hyphenated().fmt(f)
+    }
+}
+
+impl std::str::FromStr for SessionId {
+    type Err = uuid::Error;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(uuid::Uuid::try_parse(text)?.as_u128()))
+    }
+}
+
+/// An address that a socket can be bound to or connected to, without any name to resolve.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Endpoint {
+    Ip(SocketAddr),
+    /// `unix:/path`; the path is absolute.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Who connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Client {
+    Ip(SocketAddr),
+    /// A unix-socket client has no address.
+    Unix,
+}
+
+impl Client {
+    /// The address that source rules and source limits look at; an IPv4-mapped IPv6 address counts as IPv4.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(address) => Some(address.ip().to_canonical()),
+            Self::Unix => None,
+        }
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// Declares a closed set of words with one fixed label each. The label is the metric label, log field and API value.
+macro_rules! labelled {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $label:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vmeta])* $variant),+ }
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label),+ }
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(self.label()) }
+        }
+    };
+}
+
+labelled! {
+    /// Where in its life a session is. At once timeout index, metric label, log field and API column.
+    Stage {
+        Accept = "accept",
+        Route = "route",
+        Queue = "queue",
+        Resolve = "resolve",
+        Connect = "connect",
+        FirstByte = "first_byte",
+        Relay = "relay",
+    }
+}
+
+labelled! {
+    /// Whose doing the end of a session was.
+    Blame { Client = "client", Upstream = "upstream", Proxy = "proxy", Policy = "policy" }
+}
+
+labelled! {
+    /// How a session stands.
+    State { Active = "active", Closed = "closed", Failed = "failed", Rejected = "rejected" }
+}
+
+labelled! {
+    /// Why a session ended.
+    Reason {
+        /// Both sides sent FIN and everything was delivered.
+        Done = "done",
+        Reset = "reset",
+        IdleTimeout = "idle_timeout",
+        HalfClosedTimeout = "half_closed_timeout",
+        ConnectRefused = "connect_refused",
+        ConnectTimeout = "connect_timeout",
+        Unreachable = "unreachable",
+        /// The backend's name has no address (yet).
+        Unresolved = "unresolved",
+        /// Every backend is down, ejected or drained.
+        NoBackend = "no_backend",
+        /// Every backend is at `max_connections_per_backend` and there is no queue.
+        BackendFull = "backend_full",
+        QueueFull = "queue_full",
+        QueueTimeout = "queue_timeout",
+        NoRoute = "no_route",
+        SourceNotAllowed = "source_not_allowed",
+        ProcessMaxConnections = "max_connections",
+        ListenerMaxConnections = "listener_max_connections",
+        SourceMaxConnections = "source_max_connections",
+        AcceptRate = "accept_rate",
+        Killed = "killed",
+        /// `on_down = "close"` and the backend went down.
+        BackendDown = "backend_down",
+        /// Cut when `drain_timeout` ran out.
+        Drained = "drained",
+        Descriptors = "descriptors",
+        Memory = "memory",
+        Panic = "panic",
+        Io = "io",
+    }
+}

@@ -97,7 +97,7 @@ impl Environment {
         }
         let state = self.xdg_state_home.clone();
         let state = state.or_else(|| self.home.as_ref().map(|home| home.join(".local/state")));
-        self.directory.join(state.unwrap_or_else(|| ".".into())).join("arus")
+        state.map_or_else(|| self.directory.clone(), |state| self.directory.join(state)).join("arus")
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
     humantime::parse_duration(text).map_err(|_| wrong())
 }
 
-/// A duration as [`duration`] reads it: `1h30m`, `500ms`, `0`.
+/// A duration as the file writes it: `1h30m`, `500ms`, `0`.
 #[must_use]
 pub fn show_duration(duration: Duration) -> String {
     // humantime would write a year as months, days, hours and more.

@@ -223,6 +223,35 @@ fn warnings_do_not_refuse() {
 fn findings_are_bounded() {
     let many: String = (0..5000).map(|i| format!("key{i} = 1\n")).collect();
     assert_eq!(read(&many).unwrap_err().findings.len(), crate::limits::FINDINGS + 1);
+    // More tables than their indices can count.
+    for table in ["listener", "upstream"] {
+        assert_eq!(read(&format!("[[{table}]]\n").repeat(70_000)).unwrap_err().findings.len(), 1001);
+    }
+    let routes = "[[listener.route]]\nupstream = \"u\"\n".repeat(1025);
+    let errors = read(&MINIMAL.replace("[[upstream]]", &format!("{routes}[[upstream]]"))).unwrap_err().to_string();
+    assert!(errors.contains("f:2053:1: more than 1024 `[[listener.route]]`"), "{errors}");
     let deep = format!("a = {}", "[".repeat(100_000));
     assert!(read(&deep).is_err());
+}
+
+#[test]
+fn a_wrong_value_is_not_missing_too() {
+    expect(
+        "[[listener]]\nname = 1\nlisten = [2]\nupstream = 3\n\
+         [[upstream]]\nname = [4]\nbackends = [5]\nmax_connections_per_backend = \"6\"\nqueue = { size = true }\n\
+         on_down = \"close\"\nhealth = 7\nwarm = { connections = \"8\" }\n\
+         [demo]\nhello = 9\n",
+        &[
+            "2:8: `name` must be a string, not a whole number",
+            "3:11: `listen` must be a string, not a whole number",
+            "4:12: `upstream` must be a string, not a whole number",
+            "6:8: `name` must be a string, not a list",
+            "7:13: `backends` must be an address or a table, not a whole number",
+            "8:31: `max_connections_per_backend` must be a whole number, not a string",
+            "9:18: `size` must be a whole number, not true or false",
+            "11:10: `health` must be a table, not a whole number",
+            "12:24: `connections` must be a whole number, not a string",
+            "14:9: `hello` must be a string, not a whole number",
+        ],
+    );
 }

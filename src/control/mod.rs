@@ -1,3 +1,8 @@
 //! The control plane: ordinary threads that prepare, watch and ask. Nothing here is on a connection's path.
 
+mod bound;
+#[cfg(test)]
+mod fixture;
 pub mod handle;
+mod prepare;
+mod states;

@@ -5,4 +5,6 @@ mod bound;
 mod fixture;
 pub mod handle;
 mod prepare;
+mod privilege;
+mod startup;
 mod states;

@@ -6,5 +6,6 @@ mod fixture;
 pub mod handle;
 mod prepare;
 mod privilege;
+mod recorder;
 mod startup;
 mod states;

@@ -2,13 +2,20 @@
 
 use std::num::NonZeroU16;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
+use super::handle::{Bound, Control, Request, ShardView, View};
+use super::states::States;
 use crate::config::plan::{
     AccessLog, Address, Admin, Backend, Balance, BusyPoll, Engine, Level, Listener, Log, LogFormat, OnDown, Plan,
     Resolve, Service, Timeouts, Upstream,
 };
-use crate::types::{Endpoint, ListenerIndex, UpstreamIndex};
+use crate::shard::command::{BindId, Inbox, Mailbox, Snapshot};
+use crate::stats::counters::ShardStats;
+use crate::types::{Endpoint, Generation, ListenerIndex, ShardId, UpstreamIndex};
 
 /// Two shards, no listener, no upstream; the state lies in `state_dir`.
 pub(super) fn plan(state_dir: &Path) -> Plan {
@@ -97,4 +104,41 @@ pub(super) fn at(text: &str) -> Address {
 
 pub(super) fn host(name: &str, port: u16) -> Address {
     Address::Host { host: name.into(), port }
+}
+
+/// The far end of a shard's mailbox.
+pub(super) struct FakeShard {
+    pub inbox: Inbox,
+    pub stats: Arc<ShardStats>,
+}
+
+/// A control of two shards that run `plan`, without sockets.
+pub(super) fn control(plan: Plan) -> (Control, mpsc::Receiver<Request>, Vec<FakeShard>) {
+    let binds = plan.listeners.iter().flat_map(|listener| {
+        let bound = |address: &Endpoint| Bound { id: BindId(1), listener: listener.index, address: address.clone() };
+        listener.listen.iter().map(bound)
+    });
+    let binds = binds.collect();
+    let (mut views, mut shards) = (Vec::new(), Vec::new());
+    for id in (0..2).map(ShardId) {
+        let (mailbox, inbox) = Mailbox::new().expect("an eventfd");
+        let stats = Arc::new(ShardStats::default());
+        views.push(ShardView { id, cpu: None, mailbox, stats: Arc::clone(&stats) });
+        shards.push(FakeShard { inbox, stats });
+    }
+    let view = View { snapshot: snapshot(plan), binds, draining: false };
+    let (control, requests) = Control::new(None, views, view);
+    (control, requests, shards)
+}
+
+/// The first snapshot of a plan, without sockets.
+pub(super) fn snapshot(plan: Plan) -> Arc<Snapshot> {
+    let mut states = States::new(None, 2, 0);
+    Arc::new(Snapshot {
+        generation: Generation(1),
+        listeners: plan.listeners.iter().map(|listener| states.listener(listener, &plan.engine)).collect(),
+        upstreams: plan.upstreams.iter().map(|upstream| states.upstream(upstream)).collect(),
+        connections: states.connections(plan.engine.max_connections),
+        plan,
+    })
 }

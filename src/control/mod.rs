@@ -9,3 +9,4 @@ mod privilege;
 mod recorder;
 mod startup;
 mod states;
+mod stats;

@@ -236,11 +236,6 @@ pub(super) fn backend_connections(upstream: &Upstream) -> u32 {
     upstream.max_connections_per_backend.unwrap_or(Budget::UNLIMITED)
 }
 
-/// For the log: the addresses of one listener.
-pub(super) fn addresses_of(view: &View, listener: ListenerIndex) -> Vec<String> {
-    view.binds.iter().filter(|bound| bound.listener == listener).map(|bound| bound.address.to_string()).collect()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -291,11 +291,11 @@ impl LatencyTotals {
 }
 
 impl Totals {
-    /// The parts that are read from shards, listeners and upstreams. `addresses` are those of each listener.
+    /// The parts that are read from shards, listeners and upstreams.
     #[must_use]
     pub fn read(
         shards: impl IntoIterator<Item = ShardTotals>,
-        listeners: impl IntoIterator<Item = (Arc<ListenerState>, Vec<String>)>,
+        listeners: impl IntoIterator<Item = ListenerTotals>,
         upstreams: &[Arc<UpstreamState>],
     ) -> Self {
         let at_ms = super::clock_ms();
@@ -310,7 +310,7 @@ impl Totals {
             at_ms,
             traffic,
             shards,
-            listeners: listeners.into_iter().map(|(state, bound)| ListenerTotals::read(&state, bound)).collect(),
+            listeners: listeners.into_iter().collect(),
             upstreams: upstreams.iter().map(|state| UpstreamTotals::read(state, at_ms)).collect(),
             ..Self::default()
         }

@@ -7,6 +7,8 @@ pub mod handle;
 mod prepare;
 mod privilege;
 mod recorder;
+mod resolver;
 mod startup;
 mod states;
 mod stats;
+mod watch;

@@ -4,6 +4,7 @@ mod bound;
 #[cfg(test)]
 mod fixture;
 pub mod handle;
+mod health;
 mod prepare;
 mod privilege;
 mod recorder;

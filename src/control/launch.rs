@@ -98,3 +98,67 @@ pub(super) fn render(problems: &[Problem], config: Option<&Path>) -> Vec<String>
     let file = config.map_or_else(|| "built-in example".into(), |path| path.display().to_string());
     problems.iter().map(|problem| format!("{file}:{}:1: {}", problem.line, problem.message)).collect()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::control::fixture::plan;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::process::Command;
+
+    #[test]
+    fn every_problem_with_a_listener_is_said_with_its_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let plan = plan(directory.path()).with_listener("a", &["192.0.2.77:80"]).with_listener("b", &["192.0.2.77:81"]);
+        let Err(lines) = launch(plan, Some(Path::new("/etc/arus/proxy.toml"))) else { panic!("it started") };
+        assert_eq!(lines.len(), 2);
+        assert!(
+            lines[1].starts_with("/etc/arus/proxy.toml:2:1: listener `b`: 192.0.2.77:81 cannot be bound"),
+            "{lines:?}"
+        );
+        assert!(!directory.path().join("control.sock").exists());
+    }
+
+    /// Root is given up for good, so it happens in a process of its own.
+    #[test]
+    fn binds_as_root_and_runs_as_the_user() {
+        if !privilege::is_root() {
+            return;
+        }
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "control::launch::tests::in_a_child", "--ignored", "--nocapture", "--test-threads=1"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    #[test]
+    #[ignore = "run in a process of its own by binds_as_root_and_runs_as_the_user"]
+    fn in_a_child() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let state_dir = directory.path().join("state");
+        let access = directory.path().join("access.log");
+        let mut plan = plan(&state_dir).with_listener("web", &["127.0.0.1:0"]);
+        plan.engine.user = Some("nobody".into());
+        plan.log.access = AccessLog::File(access.clone());
+        let launched = launch(plan.clone(), None).unwrap();
+        assert!(!privilege::is_root());
+        let nobody = Identity::of("nobody").unwrap();
+        assert!(nobody.is_current() && nobody.owns(&state_dir) && nobody.owns(&access));
+        let socket = std::fs::symlink_metadata(state_dir.join("control.sock")).unwrap();
+        assert_eq!((socket.mode() & 0o777, state_dir.metadata().unwrap().mode() & 0o777), (0o600, 0o700));
+        assert_eq!(socket.uid(), state_dir.metadata().unwrap().uid());
+        // The log can be opened again, and a second arus is still found out.
+        assert!(Sink::open(&plan.log.access).is_ok());
+        assert!(socket::bind(&plan.admin.socket).unwrap_err().starts_with("another arus"));
+        drop(launched);
+        assert!(!state_dir.join("control.sock").exists());
+    }
+}

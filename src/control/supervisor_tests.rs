@@ -215,3 +215,78 @@ fn a_shard_that_ends_ends_the_process() {
     let lines = arus.thread.join().unwrap().unwrap_err();
     assert!(lines[0].contains("has ended"), "{lines:?}");
 }
+
+/// What the process of `in_a_child` tells systemd, until it has told `wanted`.
+fn told(socket: &std::os::unix::net::UnixDatagram, wanted: &str) -> String {
+    let mut heard = String::new();
+    let mut datagram = [0; 1024];
+    while !heard.split('\n').any(|line| line == wanted) {
+        let length = socket.recv(&mut datagram).unwrap_or_else(|error| panic!("{wanted}: {error}; heard {heard:?}"));
+        heard.push_str(&String::from_utf8_lossy(&datagram[..length]));
+        heard.push('\n');
+    }
+    heard
+}
+
+/// Signals and the environment belong to a whole process, so this one has its own.
+#[test]
+fn obeys_signals_and_keeps_systemd_informed() {
+    let directory = tempfile::tempdir().unwrap();
+    let notify = directory.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&notify).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "control::supervisor::tests::in_a_child", "--ignored", "--test-threads=1"])
+        .env("NOTIFY_SOCKET", &notify)
+        .env("WATCHDOG_USEC", "200000")
+        .env_remove("WATCHDOG_PID")
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let signal = |name: &str| {
+        let pid = child.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    };
+    told(&socket, "READY=1");
+    told(&socket, "WATCHDOG=1");
+    signal("HUP");
+    let heard = told(&socket, "RELOADING=1");
+    assert!(heard.contains("MONOTONIC_USEC="), "{heard}");
+    told(&socket, "READY=1");
+    told(&socket, "WATCHDOG=1");
+    signal("TERM");
+    told(&socket, "STOPPING=1");
+    // Its shards never finish draining: only a second signal ends it so soon.
+    signal("INT");
+    let begun = std::time::Instant::now();
+    assert!(child.wait().unwrap().success());
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+#[ignore = "run in a process of its own by obeys_signals_and_keeps_systemd_informed"]
+fn in_a_child() {
+    let stubborn = |parts: shard::Parts| {
+        let (relay, inbox) = crossbeam::channel::unbounded();
+        let receiver = parts.inbox.commands.clone();
+        let mut parts = parts;
+        parts.inbox.commands = inbox;
+        let thread = fake_shard(parts)?;
+        std::thread::Builder::new().spawn(move || {
+            let mut unanswered = Vec::new();
+            for command in receiver {
+                match command {
+                    Command::Drain(..) => unanswered.push(command),
+                    command => drop(relay.send(command)),
+                }
+            }
+            drop(thread);
+        })
+    };
+    let slow = |mut plan: Plan| {
+        plan.engine.drain_timeout = Duration::from_secs(60);
+        web(plan)
+    };
+    let arus = start(slow, stubborn, false).unwrap();
+    arus.thread.join().unwrap().unwrap();
+}

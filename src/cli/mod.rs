@@ -1,1 +1,5 @@
-//! placeholder
+//! The command line: one file a subcommand.
+
+pub mod check;
+pub mod example;
+pub mod explain;

@@ -264,16 +264,3 @@ pub struct Demo {
     /// Where the demo backend listens.
     pub hello: SocketAddr,
 }
-
-impl Listener {
-    /// Temporary until config/route.rs lands.
-    #[must_use]
-    pub fn route(&self, source: Option<IpAddr>) -> Option<UpstreamIndex> {
-        let matches = |route: &&Route| match (&route.sources, source) {
-            (None, _) => true,
-            (Some(sources), Some(ip)) => sources.iter().any(|net| net.contains(&ip)),
-            (Some(_), None) => false,
-        };
-        self.routes.iter().find(matches).map(|route| route.upstream).or(self.upstream)
-    }
-}

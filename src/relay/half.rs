@@ -4,11 +4,14 @@ use std::io;
 use std::task::{Context, Poll};
 
 use crate::limits::QUEUED_BYTES_PER_DIRECTION;
-use crate::ring::{Chain, Receive, Received, Ring, Send, Socket};
+use crate::ring::{Chain, Receive, Received, Ring, SEND_BUFFERS, Send, Socket};
 
-/// A direction receives while it holds less than one part in so many of the buffers that can still be had: as slow
-/// readers become many, each may hold less, and there is always something left for the others.
-const SHARE_OF_FREE_BUFFERS: usize = 16;
+/// A direction receives while it holds less than one part in so many of the buffers that can still be had by growth: as
+/// slow readers become many, each may hold less, and there is always something left for the others.
+const SHARE_OF_AVAILABLE: usize = 16;
+/// Beyond that it may use one part in so many of the buffers that lie idle: the fewer and larger the moves, the fewer
+/// times the peers are woken, and those buffers are there anyway.
+const SHARE_OF_IDLE: usize = 8;
 
 /// One direction.
 pub(super) struct Half {
@@ -138,7 +141,8 @@ impl Half {
     /// Buffers that this direction may hold now.
     fn limit(ring: &Ring) -> usize {
         let most = (QUEUED_BYTES_PER_DIRECTION / ring.buffer_size()).max(2);
-        (ring.buffers_available() / SHARE_OF_FREE_BUFFERS).clamp(1, most)
+        let fair = (ring.buffers_available() / SHARE_OF_AVAILABLE).clamp(1, most);
+        fair.max((ring.buffers_idle() / SHARE_OF_IDLE).min(2 * SEND_BUFFERS))
     }
 
     fn held(&self) -> usize {

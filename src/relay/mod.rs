@@ -10,7 +10,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::ring::{Ring, Socket, Timer};
+use crate::ring::{First, Ring, Socket, Timer};
 use crate::types::{Blame, Reason};
 use half::{Flow, Half};
 
@@ -92,8 +92,8 @@ pub async fn run(
     count: impl Fn(Direction, usize),
 ) -> Tally {
     let mut relay = Relay {
-        up: Half::new(client.receive()),
-        down: Half::new(upstream.receive()),
+        up: Half::new(client.receive(First::Try)),
+        down: Half::new(upstream.receive(First::Wait)),
         first_byte: None,
         fault: None,
         deadline: Deadline::new(ring, terms),

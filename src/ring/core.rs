@@ -12,6 +12,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::buffers::{Chain, Pool};
 use super::operation::Vector;
+use super::receive::First;
 use super::slots::{IGNORED, Operation, Owned, Slots, Token};
 use super::timer::Wheel;
 use super::{Features, Options};
@@ -237,7 +238,7 @@ impl Core {
                         ..0 | libc::ECANCELED => {}
                         libc::ENOBUFS => {
                             self.counters.enobufs.set(self.counters.enobufs.get() + 1);
-                            if !pool.grow() && !receive.orphan {
+                            if !receive.orphan {
                                 receive.starved = true;
                                 self.starved.borrow_mut().push_back(token);
                             }
@@ -339,20 +340,24 @@ impl Core {
         receive.armed = true;
         let fd = receive.descriptor.as_raw_fd();
         let credit = receive.credit;
+        let first = std::mem::replace(&mut receive.first, First::Wait);
         drop(slots);
         let pool = self.pool.borrow();
-        let entry = super::receive::entry(self.features, fd, pool.group(), credit, pool.buffer_size());
+        let entry = super::receive::entry(self.features, fd, pool.group(), credit, pool.buffer_size(), first);
         drop(pool);
         // SAFETY: the slot owns the descriptor; the memory is the pool's.
         unsafe { self.push(entry, token) };
     }
 
-    /// Keeps the pool as large as it is needed.
+    /// Keeps the pool as large as it is needed: it grows when few buffers are left, or when receives wait for one and
+    /// none has come back while the tasks ran.
     pub(super) fn tend_pool(&self) {
         let mut pool = self.pool.borrow_mut();
         if pool.is_low() {
             pool.grow();
         }
+        drop(pool);
+        self.feed_starved();
     }
 
     pub(super) fn release(&self, chain: Chain) {

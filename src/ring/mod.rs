@@ -24,7 +24,7 @@ pub use buffers::{Chain, Counts};
 pub use driver::Pacing;
 pub use operation::Completion;
 pub use probe::{Unusable, probe};
-pub use receive::{Receive, Received};
+pub use receive::{First, Receive, Received};
 pub use socket::{Send, Socket};
 
 use std::future::poll_fn;
@@ -148,6 +148,12 @@ impl Ring {
     #[must_use]
     pub fn buffers_available(&self) -> usize {
         self.0.pool.borrow().available()
+    }
+
+    /// Buffers that are free now.
+    #[must_use]
+    pub fn buffers_idle(&self) -> usize {
+        self.0.pool.borrow().counts().free as usize
     }
 
     /// Bytes of one buffer.

@@ -6,9 +6,10 @@ use std::os::unix::net::UnixStream;
 
 use io_uring::IoUring;
 
+use super::Features;
 use super::buffers::Pool;
 use super::core::setup;
-use super::{Features, receive};
+use super::receive::{self, First};
 
 /// Why the engine cannot run here: one line that says what is wrong and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +89,7 @@ fn receive_in_order(features: Features) -> io::Result<bool> {
         let mut got = Vec::new();
         while got.len() < text.len() {
             let credit = (text.len() - got.len()) as u32;
-            let entry = receive::entry(features, reader.as_raw_fd(), group, credit, SIZE).user_data(1);
+            let entry = receive::entry(features, reader.as_raw_fd(), group, credit, SIZE, First::Try).user_data(1);
             if !receive_once(&mut uring, &mut pool, &entry, text.len(), &mut got)? {
                 return Ok(false);
             }
@@ -99,7 +100,7 @@ fn receive_in_order(features: Features) -> io::Result<bool> {
     }
     // Ends an armed multishot receive, so that nothing is in flight when the memory goes.
     drop(writer);
-    let entry = receive::entry(features, reader.as_raw_fd(), group, SIZE, SIZE).user_data(1);
+    let entry = receive::entry(features, reader.as_raw_fd(), group, SIZE, SIZE, First::Wait).user_data(1);
     receive_once(&mut uring, &mut pool, &entry, usize::MAX, &mut Vec::new())?;
     Ok(pool.counts().free == BUFFERS)
 }

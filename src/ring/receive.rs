@@ -12,9 +12,6 @@ use super::buffers::Chain;
 use super::core::Core;
 use super::slots::{Descriptor, Operation, ReceiveState, Token, register};
 
-/// Bytes that one readiness of a socket may bring before others have their turn.
-const BYTES_PER_TRIGGER: u32 = 128 * 1024;
-
 /// What [`Receive::poll`] brings.
 #[derive(Debug)]
 pub enum Received {
@@ -26,6 +23,16 @@ pub enum Received {
     Failed(io::Error),
 }
 
+/// What an armed receive does first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// Tries: there is probably something.
+    Try,
+    /// Waits until the socket is readable. What is there already is received as well, but after everything else that
+    /// was submitted along: in a stream, more has come by then, and fewer and larger moves wake the peers less often.
+    Wait,
+}
+
 /// The receiving side of a socket. Holds no buffer while nothing arrives.
 pub struct Receive {
     core: Rc<Core>,
@@ -33,12 +40,13 @@ pub struct Receive {
 }
 
 impl Receive {
-    pub(super) fn new(core: &Rc<Core>, descriptor: &Descriptor) -> Self {
+    pub(super) fn new(core: &Rc<Core>, descriptor: &Descriptor, first: First) -> Self {
         let token = core.slots.borrow_mut().insert(Operation::Receive(ReceiveState {
             waker: None,
             descriptor: Rc::clone(descriptor),
             chain: Chain::default(),
             credit: 0,
+            first,
             armed: false,
             pausing: false,
             starved: false,
@@ -104,38 +112,51 @@ impl Drop for Receive {
 }
 
 /// The receive for `credit` bytes, as the kernel can do it best.
-pub(super) fn entry(features: Features, fd: RawFd, group: u16, credit: u32, buffer_size: u32) -> squeue::Entry {
-    let fd = types::Fd(fd);
-    let per_trigger = credit.min(BYTES_PER_TRIGGER.max(buffer_size));
-    match (features.multishot_recv, features.bundles) {
-        (true, true) if features.receive_caps => {
-            cap(opcode::RecvMultiBundle::new(fd, group).build(), per_trigger, Some(credit))
-        }
-        (true, false) if features.receive_caps => {
-            cap(opcode::RecvMulti::new(fd, group).build(), buffer_size.min(credit), Some(credit))
-        }
-        (true, true) => opcode::RecvMultiBundle::new(fd, group).build(),
-        (true, false) => opcode::RecvMulti::new(fd, group).build(),
-        (false, true) => cap(opcode::RecvBundle::new(fd, group).build(), per_trigger, None),
-        (false, false) => opcode::Recv::new(fd, std::ptr::null_mut(), buffer_size.min(credit))
-            .buf_group(group)
-            .build()
-            .flags(squeue::Flags::BUFFER_SELECT),
+pub(super) fn entry(
+    features: Features,
+    fd: RawFd,
+    group: u16,
+    credit: u32,
+    buffer_size: u32,
+    first: First,
+) -> squeue::Entry {
+    let entry = opcode::Recv::new(types::Fd(fd), std::ptr::null_mut(), 0)
+        .buf_group(group)
+        .build()
+        .flags(squeue::Flags::BUFFER_SELECT);
+    let Features { multishot_recv: multishot, bundles, receive_caps } = features;
+    let mut how = if first == First::Wait { IORING_RECVSEND_POLL_FIRST } else { 0 };
+    how |= if multishot { IORING_RECV_MULTISHOT } else { 0 };
+    how |= if bundles { IORING_RECVSEND_BUNDLE } else { 0 };
+    // What one readiness may bring: all that was asked for, or one buffer.
+    let len = if bundles { credit } else { credit.min(buffer_size) };
+    match (multishot, receive_caps) {
+        (true, true) => set(entry, how, len, credit),
+        // Before kernel 6.16 a multishot receive takes no length.
+        (true, false) => set(entry, how, 0, 0),
+        (false, _) => set(entry, how, len, 0),
     }
 }
 
-/// Sets the fields of a receive that the io-uring crate has no words for: `len` (bytes per trigger; kernel 6.16 for
-/// multishot) and `optlen` (bytes in all; kernel 6.17).
-fn cap(mut entry: squeue::Entry, per_trigger: u32, total: Option<u32>) -> squeue::Entry {
+// Flags in `ioprio` of a receive (linux/io_uring.h).
+const IORING_RECVSEND_POLL_FIRST: u16 = 1 << 0;
+const IORING_RECV_MULTISHOT: u16 = 1 << 1;
+const IORING_RECVSEND_BUNDLE: u16 = 1 << 4;
+
+/// Sets the fields of a receive that the io-uring crate has no words for in this combination: flags, `len` (bytes per
+/// trigger; kernel 6.16 for multishot) and `optlen` (bytes in all; kernel 6.17).
+fn set(mut entry: squeue::Entry, flags: u16, len: u32, total: u32) -> squeue::Entry {
+    // Offsets in the kernel's struct io_uring_sqe; `optlen` is in a union with `file_index`, which a receive leaves 0.
+    const IOPRIO: usize = 2;
     const LEN: usize = 24;
     const OPTLEN: usize = 44;
     const _: () = assert!(size_of::<squeue::Entry>() == 64 && align_of::<squeue::Entry>() >= 4);
     let base = (&raw mut entry).cast::<u8>();
-    // SAFETY: an entry is the kernel's struct io_uring_sqe (repr(C), 64 bytes), in which `len` is the u32 at 24.
-    unsafe { base.add(LEN).cast::<u32>().write(per_trigger) };
-    if let Some(total) = total {
-        // SAFETY: likewise, `optlen` is the u32 at 44 (in a union with `file_index`, which a receive does not use).
-        unsafe { base.add(OPTLEN).cast::<u32>().write(total) };
-    }
+    // SAFETY: an entry is the kernel's struct io_uring_sqe (repr(C), 64 bytes, aligned): a u16 lies there.
+    unsafe { base.add(IOPRIO).cast::<u16>().write(flags) };
+    // SAFETY: likewise a u32.
+    unsafe { base.add(LEN).cast::<u32>().write(len) };
+    // SAFETY: likewise a u32.
+    unsafe { base.add(OPTLEN).cast::<u32>().write(total) };
     entry
 }

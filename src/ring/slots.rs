@@ -10,6 +10,7 @@ use socket2::SockAddr;
 
 use super::buffers::Chain;
 use super::operation::Vector;
+use super::receive::First;
 
 /// A descriptor that operations share; closed when the last of them and its owner have let go.
 pub(super) type Descriptor = Rc<OwnedFd>;
@@ -74,6 +75,8 @@ pub(super) struct ReceiveState {
     pub(super) chain: Chain,
     /// Bytes that may still be received before the taker says so again.
     pub(super) credit: u32,
+    /// What the next arming does first.
+    pub(super) first: First,
     pub(super) armed: bool,
     /// A cancel is on its way.
     pub(super) pausing: bool,

@@ -13,7 +13,7 @@ use super::accept::Accept;
 use super::buffers::Chain;
 use super::core::Core;
 use super::operation::{self, Completion, InFlight, SEND_BUFFERS};
-use super::receive::Receive;
+use super::receive::{First, Receive};
 use super::slots::Descriptor;
 use crate::net::Delivery;
 
@@ -47,8 +47,8 @@ impl Socket {
     }
 
     #[must_use]
-    pub fn receive(&self) -> Receive {
-        Receive::new(&self.core, &self.descriptor)
+    pub fn receive(&self, first: First) -> Receive {
+        Receive::new(&self.core, &self.descriptor, first)
     }
 
     /// Waits until poll(2) would report one of `events`, a mask of `POLL*`; gives what it reports.

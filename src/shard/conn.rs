@@ -84,7 +84,7 @@ async fn establish(session: &Session, permit: &Permit) -> Result<(Socket, Place)
 }
 
 fn route(session: &Session) -> Option<UpstreamIndex> {
-    session.listener().route(session.source())
+    session.listener().route(session.source()).upstream()
 }
 
 /// Takes a connection of a backend, waiting in the queue where there is one.

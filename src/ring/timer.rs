@@ -244,7 +244,8 @@ mod tests {
             for step in 0..3000usize {
                 match draw(10) {
                     0..=4 => {
-                        let deadline = now + 1 + draw(1 << (1 + draw(22)));
+                        let bits = 1 + draw(22);
+                        let deadline = now + 1 + draw(1 << bits);
                         let key = wheel.insert(deadline);
                         model.insert(step, (key, deadline));
                     }
@@ -261,7 +262,8 @@ mod tests {
                         }
                     }
                     _ => {
-                        now += draw(1 << draw(16));
+                        let bits = draw(16);
+                        now += draw(1 << bits);
                         wheel.advance(now);
                         let due: Vec<usize> =
                             model.iter().filter(|(_, (_, at))| *at <= now).map(|(step, _)| *step).collect();

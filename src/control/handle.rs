@@ -2,14 +2,16 @@
 //! running, and requests to change it.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::shard::command::{BindId, Mailbox, Snapshot};
 use crate::stats::counters::ShardStats;
 use crate::stats::latency::Latencies;
+use crate::stats::totals::{LatencyTotals, ListenerTotals, Reloads, ShardTotals, Totals};
 use crate::types::{Endpoint, Generation, ListenerIndex, ShardId};
 
 /// Cheap to clone; every clone speaks of the same supervisor.
@@ -24,6 +26,10 @@ struct Inner {
     shards: Vec<ShardView>,
     view: RwLock<Arc<View>>,
     latencies: Mutex<Latencies>,
+    /// The last reading with rates, by the stats thread.
+    paced: Mutex<Arc<Totals>>,
+    reloads_ok: AtomicU64,
+    reloads_failed: AtomicU64,
     requests: mpsc::Sender<Request>,
 }
 
@@ -52,6 +58,14 @@ pub struct Bound {
     pub address: Endpoint,
 }
 
+impl View {
+    /// The addresses really bound for one listener.
+    #[must_use]
+    pub fn addresses(&self, listener: ListenerIndex) -> Vec<String> {
+        self.binds.iter().filter(|bound| bound.listener == listener).map(|bound| bound.address.to_string()).collect()
+    }
+}
+
 /// Asked of the supervisor, which does one thing at a time.
 #[derive(Debug)]
 pub enum Request {
@@ -77,6 +91,9 @@ impl Control {
             shards,
             view: RwLock::new(Arc::new(view)),
             latencies: Mutex::default(),
+            paced: Mutex::default(),
+            reloads_ok: AtomicU64::new(0),
+            reloads_failed: AtomicU64::new(0),
             requests,
         };
         (Self(Arc::new(inner)), receiver)
@@ -114,6 +131,55 @@ impl Control {
 
     pub(super) fn merge_latencies(&self, recent: &Latencies) {
         self.0.latencies.lock().unwrap_or_else(PoisonError::into_inner).merge(recent);
+    }
+
+    /// All counters, read now; the rates are those of the last second.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.read_totals();
+        totals.copy_rates(&self.0.paced.lock().unwrap_or_else(PoisonError::into_inner));
+        totals
+    }
+
+    /// All counters, without rates.
+    pub(super) fn read_totals(&self) -> Totals {
+        let view = self.view();
+        let Snapshot { generation, listeners, upstreams, connections, .. } = &*view.snapshot;
+        let shards = self.0.shards.iter().map(|shard| ShardTotals::read(shard.id, shard.cpu, &shard.stats));
+        let listeners = listeners
+            .iter()
+            .enumerate()
+            .map(|(index, state)| ListenerTotals::read(state, view.addresses(ListenerIndex(index as u16))));
+        Totals {
+            generation: generation.0,
+            uptime_seconds: self.uptime().as_secs(),
+            draining: view.draining,
+            connections: connections.used(),
+            max_connections: connections.limit(),
+            reloads: self.reloads(),
+            latency: LatencyTotals::read(&self.latencies()),
+            ..Totals::read(shards, listeners, upstreams)
+        }
+    }
+
+    pub(super) fn set_paced(&self, totals: Arc<Totals>) {
+        *self.0.paced.lock().unwrap_or_else(PoisonError::into_inner) = totals;
+    }
+
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.0.started.elapsed().unwrap_or_default()
+    }
+
+    #[must_use]
+    pub fn reloads(&self) -> Reloads {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Reloads { ok: read(&self.0.reloads_ok), failed: read(&self.0.reloads_failed) }
+    }
+
+    pub(super) fn count_reload(&self, is_ok: bool) {
+        let counter = if is_ok { &self.0.reloads_ok } else { &self.0.reloads_failed };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Loads the configuration again and puts it into force, or changes nothing.

@@ -7,8 +7,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Slots that may hold an address, beginning at its hash. With at most a quarter of the table in use, a full window is
 /// practically impossible; it refuses the connection, as a limit must fail closed.
@@ -21,16 +21,28 @@ pub const MAX_PER_SOURCE: u32 = (COUNT_MASK - 1) as u32;
 
 #[derive(Debug)]
 pub struct SourceTable {
-    slots: Box<[AtomicU64]>,
+    /// Made at the first lease: a listener without a limit per source pays nothing for its table.
+    slots: OnceLock<Box<[AtomicU64]>>,
+    /// A power of two.
+    capacity: usize,
     hasher: RandomState,
 }
 
 impl SourceTable {
-    /// A table for up to `connections` at once; 32 bytes each, touched only where used.
+    /// A table for up to `connections` at once; 32 bytes each, from the first lease on.
     #[must_use]
     pub fn new(connections: u32) -> Self {
-        let slots = (connections as usize).saturating_mul(4).next_power_of_two().max(WINDOW);
-        Self { slots: std::iter::repeat_with(|| AtomicU64::new(0)).take(slots).collect(), hasher: RandomState::new() }
+        let capacity = (connections as usize).saturating_mul(4).next_power_of_two().max(WINDOW);
+        Self { slots: OnceLock::new(), capacity, hasher: RandomState::new() }
+    }
+
+    /// Makes the slots now rather than at the first lease, so that no connection waits for it.
+    pub fn reserve(&self) {
+        self.slots();
+    }
+
+    fn slots(&self) -> &[AtomicU64] {
+        self.slots.get_or_init(|| std::iter::repeat_with(|| AtomicU64::new(0)).take(self.capacity).collect())
     }
 
     /// Counts one connection of `source`, or refuses it when it has `limit` already.
@@ -45,16 +57,17 @@ impl SourceTable {
     }
 
     fn window(&self, start: usize) -> impl Iterator<Item = usize> {
-        let mask = self.slots.len() - 1;
+        let mask = self.capacity - 1;
         (0..WINDOW).map(move |step| start.wrapping_add(step) & mask)
     }
 
     fn increment(&self, start: usize, tag: u64) -> Option<usize> {
+        let slots = self.slots();
         loop {
             let mut free = None;
             let mut held = None;
             for index in self.window(start) {
-                let value = self.slots[index].load(Ordering::SeqCst);
+                let value = slots[index].load(Ordering::SeqCst);
                 if value & COUNT_MASK == 0 {
                     free = free.or(Some((index, value)));
                 } else if value & !COUNT_MASK == tag {
@@ -67,15 +80,16 @@ impl SourceTable {
             if held.is_some() && seen & COUNT_MASK == COUNT_MASK {
                 return None;
             }
-            if self.slots[index].compare_exchange(seen, next, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            if slots[index].compare_exchange(seen, next, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
                 return Some(index);
             }
         }
     }
 
     fn count(&self, start: usize, tag: u64) -> u64 {
+        let slots = self.slots();
         self.window(start)
-            .map(|index| self.slots[index].load(Ordering::SeqCst))
+            .map(|index| slots[index].load(Ordering::SeqCst))
             .filter(|value| value & !COUNT_MASK == tag)
             .map(|value| value & COUNT_MASK)
             .sum()
@@ -91,7 +105,7 @@ pub struct SourceLease {
 
 impl Drop for SourceLease {
     fn drop(&mut self) {
-        let before = self.table.slots[self.slot].fetch_sub(1, Ordering::SeqCst);
+        let before = self.table.slots()[self.slot].fetch_sub(1, Ordering::SeqCst);
         debug_assert!(before & COUNT_MASK > 0, "a source was given back twice");
     }
 }
@@ -111,7 +125,7 @@ mod tests {
         assert!(held.iter().all(Option::is_some));
         assert!((0..50).all(|i| table.lease(address(i), 3).is_none()));
         drop(held);
-        assert!(table.slots.iter().all(|slot| slot.load(Ordering::SeqCst) & COUNT_MASK == 0));
+        assert!(table.slots().iter().all(|slot| slot.load(Ordering::SeqCst) & COUNT_MASK == 0));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod counters;
 pub mod latency;
 pub mod summary;
+pub mod totals;
 
 use std::sync::LazyLock;
 use std::time::Instant;

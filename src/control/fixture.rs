@@ -1,0 +1,144 @@
+//! Plans for the tests of the control plane.
+
+use std::num::NonZeroU16;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::handle::{Bound, Control, Request, ShardView, View};
+use super::states::States;
+use crate::config::plan::{
+    AccessLog, Address, Admin, Backend, Balance, BusyPoll, Engine, Level, Listener, Log, LogFormat, OnDown, Plan,
+    Resolve, Service, Timeouts, Upstream,
+};
+use crate::shard::command::{BindId, Inbox, Mailbox, Snapshot};
+use crate::stats::counters::ShardStats;
+use crate::types::{Endpoint, Generation, ListenerIndex, ShardId, UpstreamIndex};
+
+/// Two shards, no listener, no upstream; the state lies in `state_dir`.
+pub(super) fn plan(state_dir: &Path) -> Plan {
+    Plan {
+        engine: Engine {
+            shards: NonZeroU16::new(2),
+            pin: false,
+            buffer_size: 16 * 1024,
+            buffers: 16,
+            max_buffers: 64,
+            busy_poll: BusyPoll::Off,
+            max_connections: 100,
+            drain_timeout: Duration::from_secs(5),
+            user: None,
+            state_dir: state_dir.to_path_buf(),
+        },
+        log: Log { level: Level::Info, format: LogFormat::Text, access: AccessLog::Off },
+        admin: Admin { listen: None, socket: state_dir.join("control.sock") },
+        listeners: Vec::new(),
+        upstreams: Vec::new(),
+        demo: None,
+    }
+}
+
+pub(super) fn endpoint(text: &str) -> Endpoint {
+    match text.strip_prefix("unix:") {
+        Some(path) => Endpoint::Unix(path.into()),
+        None => Endpoint::Ip(text.parse().expect("an address")),
+    }
+}
+
+impl Plan {
+    pub(super) fn with_listener(mut self, name: &str, listen: &[&str]) -> Self {
+        let line = self.listeners.len() as u32 + 1;
+        self.listeners.push(Listener {
+            index: ListenerIndex(self.listeners.len() as u16),
+            name: name.into(),
+            listen: listen.iter().map(|text| endpoint(text)).collect(),
+            service: Service::Tcp,
+            routes: Vec::new(),
+            upstream: Some(UpstreamIndex(0)),
+            max_connections: None,
+            max_connections_per_source: None,
+            accept_rate: None,
+            allow_sources: Vec::new(),
+            backlog: 128,
+            fast_open: false,
+            timeouts: Timeouts {
+                proxy_header: Duration::from_secs(5),
+                tls_handshake: Duration::from_secs(5),
+                negotiate: Duration::from_secs(5),
+                connect: Duration::from_secs(5),
+                idle: Duration::from_secs(60),
+                half_closed: Duration::from_secs(60),
+            },
+            line,
+        });
+        self
+    }
+
+    pub(super) fn with_upstream(mut self, name: &str, backends: Vec<Address>) -> Self {
+        let backend = |address| Backend { address, weight: 1, backup: false };
+        self.upstreams.push(Upstream {
+            index: UpstreamIndex(self.upstreams.len() as u16),
+            name: name.into(),
+            backends: backends.into_iter().map(backend).collect(),
+            balance: Balance::RoundRobin,
+            retries: 2,
+            source_address: None,
+            warm: None,
+            max_connections_per_backend: None,
+            queue: None,
+            on_down: OnDown::Keep,
+            health: None,
+            outlier: None,
+            resolve: Resolve { ttl_min: Duration::from_secs(1), ttl_max: Duration::from_secs(60) },
+            line: 1,
+        });
+        self
+    }
+}
+
+pub(super) fn at(text: &str) -> Address {
+    Address::Endpoint(endpoint(text))
+}
+
+pub(super) fn host(name: &str, port: u16) -> Address {
+    Address::Host { host: name.into(), port }
+}
+
+/// The far end of a shard's mailbox.
+pub(super) struct FakeShard {
+    pub inbox: Inbox,
+    pub stats: Arc<ShardStats>,
+}
+
+/// A control of two shards that run `plan`, without sockets.
+pub(super) fn control(plan: Plan) -> (Control, mpsc::Receiver<Request>, Vec<FakeShard>) {
+    let binds = plan.listeners.iter().flat_map(|listener| {
+        let bound = |address: &Endpoint| Bound { id: BindId(1), listener: listener.index, address: address.clone() };
+        listener.listen.iter().map(bound)
+    });
+    let binds = binds.collect();
+    let (mut views, mut shards) = (Vec::new(), Vec::new());
+    for id in (0..2).map(ShardId) {
+        let (mailbox, inbox) = Mailbox::new().expect("an eventfd");
+        let stats = Arc::new(ShardStats::default());
+        views.push(ShardView { id, cpu: None, mailbox, stats: Arc::clone(&stats) });
+        shards.push(FakeShard { inbox, stats });
+    }
+    let view = View { snapshot: snapshot(plan), binds, draining: false };
+    let (control, requests) = Control::new(None, views, view);
+    (control, requests, shards)
+}
+
+/// The first snapshot of a plan, without sockets.
+pub(super) fn snapshot(plan: Plan) -> Arc<Snapshot> {
+    let mut states = States::new(None, 2, 0);
+    Arc::new(Snapshot {
+        generation: Generation(1),
+        listeners: plan.listeners.iter().map(|listener| states.listener(listener, &plan.engine)).collect(),
+        upstreams: plan.upstreams.iter().map(|upstream| states.upstream(upstream)).collect(),
+        connections: states.connections(plan.engine.max_connections),
+        plan,
+    })
+}

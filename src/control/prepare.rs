@@ -1,0 +1,403 @@
+//! Acquires what a plan needs: plan + what is in force -> snapshot + sockets for every shard.
+//!
+//! Preparing may fail, with every error at once, and is then thrown away whole: the new sockets close, the new socket
+//! files go, and nothing that runs has noticed. Committing cannot fail. Addresses that are already bound keep their
+//! sockets, whatever listener they belong to now; control itself keeps no descriptor of any of them, so that a shard
+//! that closes a retired socket really ends it. For the same reason a changed `backlog` or `fast_open` counts for
+//! addresses that are bound from then on.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::bound::{Held, Want, match_up};
+use super::handle::{Bound, View};
+use super::states::States;
+use crate::config::plan::{Listener, Plan, Upstream};
+use crate::policy::budget::Budget;
+use crate::policy::rate::Rate;
+use crate::shard::command::{Bind, BindId, Handover, Snapshot};
+use crate::types::{Endpoint, Generation, ListenerIndex};
+use crate::upstream::state::BackendId;
+
+/// What is in force, and the numbers that were given out so far.
+#[derive(Debug, Clone, Default)]
+pub(super) struct InForce {
+    snapshot: Option<Arc<Snapshot>>,
+    held: Vec<Held>,
+    next_bind: u32,
+    next_backend: u32,
+}
+
+/// A plan with everything it needs. Dropping it undoes all of that.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    snapshot: Arc<Snapshot>,
+    held: Vec<Held>,
+    /// The binds of each shard.
+    binds: Vec<Vec<Bind>>,
+    /// Addresses that were bound for this plan.
+    new: usize,
+    /// Addresses that were bound and are not wanted any more.
+    retired: Vec<Held>,
+    new_paths: NewPaths,
+    next_bind: u32,
+    next_backend: u32,
+}
+
+/// Something that a plan needs and that could not be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// Line of the listener in the configuration, from 1.
+    pub line: u32,
+    pub message: String,
+}
+
+/// Socket files of listeners that are not in force yet; removed when that never happens.
+#[derive(Debug, Default)]
+struct NewPaths(Vec<PathBuf>);
+
+impl Drop for NewPaths {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// How the addresses of a commit differ from those before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moved {
+    pub new: usize,
+    pub kept: usize,
+    pub retired: usize,
+}
+
+impl InForce {
+    /// `None` before the first commit.
+    pub(super) fn snapshot(&self) -> Option<&Arc<Snapshot>> {
+        self.snapshot.as_ref()
+    }
+
+    /// What the rest of control sees of it.
+    pub(super) fn view(&self, snapshot: &Arc<Snapshot>, draining: bool) -> View {
+        let bound = |held: &Held| Bound { id: held.id, listener: held.index, address: held.bound.clone() };
+        View { snapshot: Arc::clone(snapshot), binds: self.held.iter().map(bound).collect(), draining }
+    }
+
+    /// The socket files that are listened on.
+    pub(super) fn socket_files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.held.iter().filter_map(Held::path)
+    }
+}
+
+/// Acquires what `plan` needs beyond what is `now` in force.
+///
+/// # Errors
+/// Every address that cannot be bound; nothing has changed then.
+pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared, Vec<Problem>> {
+    let wants: Vec<Want<'_>> = plan.listeners.iter().flat_map(Want::of).collect();
+    let (matches, retired) = match_up(&wants, &now.held);
+    // At the first start nobody else may listen there; asked of all before any is bound, as a wildcard of ours and an
+    // address of ours may share a port.
+    let first = now.held.is_empty();
+    let mut problems: Vec<Problem> = wants.iter().filter(|_| first).filter_map(|want| want.taken()).collect();
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let mut new_paths = NewPaths::default();
+    let mut binds: Vec<Vec<Bind>> = (0..shards).map(|_| Vec::with_capacity(wants.len())).collect();
+    let mut held = Vec::with_capacity(wants.len());
+    let mut next_bind = now.next_bind;
+    let mut new = 0;
+    let mut seen = HashSet::new();
+    for (want, kept) in wants.iter().zip(matches) {
+        if !want.is_any_port() && !seen.insert(want.endpoint) {
+            problems.push(want.problem("is listed twice"));
+            continue;
+        }
+        let (id, bound, sockets) = match kept {
+            Some(kept) => (kept.id, kept.bound.clone(), Vec::new()),
+            None => match want.bind(shards) {
+                Ok((bound, sockets)) => {
+                    next_bind += 1;
+                    new += 1;
+                    if let Endpoint::Unix(path) = &bound {
+                        new_paths.0.push(path.clone());
+                    }
+                    (BindId(next_bind), bound, sockets)
+                }
+                Err(problem) => {
+                    problems.push(problem);
+                    continue;
+                }
+            },
+        };
+        let index = want.listener.index;
+        let mut sockets = sockets.into_iter();
+        for shard in &mut binds {
+            shard.push(Bind { id, listener: index, address: bound.clone(), socket: sockets.next() });
+        }
+        held.push(Held { id, index, listener: want.listener.name.clone(), configured: want.endpoint.clone(), bound });
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let mut states = States::new(now.snapshot.as_deref(), shards, now.next_backend);
+    let generation = Generation(now.snapshot.as_ref().map_or(1, |snapshot| snapshot.generation.0 + 1));
+    let snapshot = Snapshot {
+        generation,
+        listeners: plan.listeners.iter().map(|listener| states.listener(listener, &plan.engine)).collect(),
+        upstreams: plan.upstreams.iter().map(|upstream| states.upstream(upstream)).collect(),
+        connections: states.connections(plan.engine.max_connections),
+        plan,
+    };
+    let next_backend = states.next_backend();
+    Ok(Prepared { snapshot: Arc::new(snapshot), held, binds, new, retired, new_paths, next_bind, next_backend })
+}
+
+impl Prepared {
+    pub(super) fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Puts limits into force, removes the socket files of retired addresses, and gives the handovers that the shards
+    /// must get. `addresses` are those of the backends with host names.
+    pub(super) fn commit(
+        mut self,
+        addresses: &HashMap<BackendId, Arc<[SocketAddr]>>,
+    ) -> (InForce, Vec<Handover>, Moved) {
+        self.new_paths.0.clear();
+        for path in self.retired.iter().filter_map(Held::path) {
+            // Before the shards hear of it: whoever comes now finds no file, rather than a socket about to close.
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove the socket file of a removed listener");
+            }
+        }
+        set_limits(&self.snapshot);
+        let handovers = self
+            .binds
+            .into_iter()
+            .map(|binds| Handover { snapshot: Arc::clone(&self.snapshot), binds, addresses: addresses.clone() })
+            .collect();
+        let moved = Moved { new: self.new, kept: self.held.len() - self.new, retired: self.retired.len() };
+        let in_force = InForce {
+            snapshot: Some(self.snapshot),
+            held: self.held,
+            next_bind: self.next_bind,
+            next_backend: self.next_backend,
+        };
+        (in_force, handovers, moved)
+    }
+}
+
+/// Brings the limits of states that were kept to what the plan says.
+fn set_limits(snapshot: &Snapshot) {
+    snapshot.connections.set_limit(snapshot.plan.engine.max_connections);
+    for (listener, state) in snapshot.plan.listeners.iter().zip(&snapshot.listeners) {
+        let limits = ListenerLimits::of(listener);
+        state.connections.set_limit(limits.connections);
+        state.rate.set_limit(limits.rate);
+        state.per_source.store(limits.per_source, Ordering::Relaxed);
+    }
+    for (upstream, state) in snapshot.plan.upstreams.iter().zip(&snapshot.upstreams) {
+        state.waiting.set_limit(queue_size(upstream));
+        for backend in &state.backends {
+            backend.connections.set_limit(backend_connections(upstream));
+        }
+    }
+}
+
+/// The limits of a listener in the form that its state has.
+pub(super) struct ListenerLimits {
+    pub connections: u32,
+    pub rate: u32,
+    /// 0: no limit.
+    pub per_source: u32,
+}
+
+impl ListenerLimits {
+    pub(super) fn of(listener: &Listener) -> Self {
+        Self {
+            connections: listener.max_connections.unwrap_or(Budget::UNLIMITED),
+            rate: listener.accept_rate.unwrap_or(Rate::UNLIMITED),
+            per_source: listener.max_connections_per_source.unwrap_or(0),
+        }
+    }
+}
+
+pub(super) fn queue_size(upstream: &Upstream) -> u32 {
+    upstream.queue.map_or(0, |queue| queue.size)
+}
+
+pub(super) fn backend_connections(upstream: &Upstream) -> u32 {
+    upstream.max_connections_per_backend.unwrap_or(Budget::UNLIMITED)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::fixture::{at, plan};
+    use super::*;
+    use std::net::TcpStream;
+    use std::path::Path;
+
+    use socket2::Socket;
+
+    const SHARDS: u16 = 2;
+
+    fn first(plan: Plan) -> (InForce, Vec<Handover>) {
+        let (in_force, handovers, _) = prepare(plan, &InForce::default(), SHARDS).unwrap().commit(&HashMap::new());
+        (in_force, handovers)
+    }
+
+    fn ids(in_force: &InForce) -> Vec<(BindId, String)> {
+        in_force.held.iter().map(|held| (held.id, held.bound.to_string())).collect()
+    }
+
+    #[test]
+    fn each_shard_gets_its_own_socket_and_port_0_is_one_port() {
+        let (in_force, handovers) = first(plan(Path::new("/x")).with_listener("web", &["127.0.0.1:0", "[::1]:0"]));
+        assert_eq!(handovers.len(), usize::from(SHARDS));
+        for handover in &handovers {
+            assert_eq!(handover.binds.len(), 2);
+            for (bind, held) in handover.binds.iter().zip(&in_force.held) {
+                let address = bind.socket.as_ref().unwrap().local_addr().unwrap().as_socket().unwrap();
+                assert_eq!(Endpoint::Ip(address), held.bound);
+                assert_ne!(address.port(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn unchanged_renamed_and_moved_addresses_keep_their_sockets() {
+        let base = || plan(Path::new("/x"));
+        let (in_force, _keep) =
+            first(base().with_listener("a", &["127.0.0.1:0", "127.0.0.1:0"]).with_listener("b", &["127.0.0.1:0"]));
+        let before = ids(&in_force);
+
+        let same = base().with_listener("b", &["127.0.0.1:0"]).with_listener("a", &["127.0.0.1:0", "127.0.0.1:0"]);
+        let (same, handovers, moved) = prepare(same, &in_force, SHARDS).unwrap().commit(&HashMap::new());
+        assert_eq!(ids(&same), [before[2].clone(), before[0].clone(), before[1].clone()]);
+        assert_eq!(moved, Moved { new: 0, kept: 3, retired: 0 });
+        assert!(handovers.iter().flat_map(|handover| &handover.binds).all(|bind| bind.socket.is_none()));
+        assert_eq!(handovers[0].binds[0].listener, ListenerIndex(0));
+
+        // Renamed, the port written out, one address left out.
+        let fixed = before[0].1.clone();
+        let renamed = base().with_listener("c", &[&fixed]).with_listener("d", &["127.0.0.1:0"]);
+        let (renamed, handovers, moved) = prepare(renamed, &same, SHARDS).unwrap().commit(&HashMap::new());
+        assert!(handovers.iter().flat_map(|handover| &handover.binds).all(|bind| bind.socket.is_none()));
+        assert_eq!(moved, Moved { new: 0, kept: 2, retired: 1 });
+        assert_eq!(renamed.held.len(), 2);
+        assert_eq!(renamed.snapshot().unwrap().generation, Generation(3));
+    }
+
+    #[test]
+    fn every_failing_bind_is_reported_and_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let old = directory.path().join("old.sock");
+        let new = directory.path().join("new.sock");
+        let (old, new) = (format!("unix:{}", old.display()), format!("unix:{}", new.display()));
+        let (in_force, _keep) = first(plan(directory.path()).with_listener("a", &["127.0.0.1:0", &old]));
+        let before = ids(&in_force);
+
+        let bad = plan(directory.path())
+            .with_listener("a", &["127.0.0.1:0", &new])
+            .with_listener("b", &["192.0.2.77:80"])
+            .with_listener("c", &["unix:/nonexistent/x.sock", &new]);
+        let problems = prepare(bad, &in_force, SHARDS).unwrap_err();
+        assert_eq!(problems.iter().map(|problem| problem.line).collect::<Vec<_>>(), [2, 3, 3]);
+        assert!(problems[0].message.contains("listener `b`: 192.0.2.77:80"), "{problems:?}");
+        assert!(problems[0].message.contains("no interface"), "{problems:?}");
+        assert!(problems[1].message.contains("does not exist"), "{problems:?}");
+        assert!(problems[2].message.contains("listed twice"), "{problems:?}");
+        assert!(directory.path().join("old.sock").exists());
+        assert!(!directory.path().join("new.sock").exists(), "a plan that failed leaves no socket file");
+        assert_eq!(ids(&in_force), before);
+    }
+
+    #[test]
+    fn a_port_that_someone_listens_on_is_refused_at_the_first_start() {
+        let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(1).unwrap();
+        let taken = socket.local_addr().unwrap().as_socket().unwrap().to_string();
+        let wanted = plan(Path::new("/x")).with_listener("a", &[&taken]);
+        let problems = prepare(wanted, &InForce::default(), SHARDS).unwrap_err();
+        assert!(problems[0].message.contains("another process listens there"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_wildcard_and_an_address_of_one_plan_may_share_a_port() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let wanted = plan(Path::new("/x"))
+            .with_listener("a", &[&format!("0.0.0.0:{free}")])
+            .with_listener("b", &[&format!("127.0.0.1:{free}")]);
+        assert!(prepare(wanted, &InForce::default(), SHARDS).is_ok());
+    }
+
+    #[test]
+    fn a_retired_socket_file_is_gone_and_a_dropped_preparation_leaves_the_kept_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.sock");
+        let unix = format!("unix:{}", path.display());
+        let base = || plan(directory.path());
+        let (in_force, _keep) = first(base().with_listener("a", &[&unix]));
+        drop(prepare(base().with_listener("b", &[&unix]), &in_force, SHARDS).unwrap());
+        drop(prepare(base(), &in_force, SHARDS).unwrap());
+        assert!(path.exists());
+        let (in_force, _, moved) = prepare(base(), &in_force, SHARDS).unwrap().commit(&HashMap::new());
+        assert!(!path.exists());
+        assert_eq!(moved.retired, 1);
+        assert_eq!(in_force.socket_files().count(), 0);
+    }
+
+    #[test]
+    fn control_keeps_no_listening_socket_open() {
+        let (in_force, handovers) = first(plan(Path::new("/x")).with_listener("a", &["127.0.0.1:0"]));
+        let Endpoint::Ip(address) = in_force.held[0].bound else { unreachable!() };
+        assert!(TcpStream::connect(address).is_ok());
+        drop(handovers);
+        assert!(TcpStream::connect(address).is_err());
+    }
+
+    #[test]
+    fn states_outlive_a_reload_and_limits_change_at_commit_only() {
+        let base = |limit| {
+            let mut plan = plan(Path::new("/x"))
+                .with_listener("a", &["127.0.0.1:0"])
+                .with_upstream("u", vec![at("127.0.0.1:1"), at("127.0.0.1:2")]);
+            plan.listeners[0].max_connections = Some(limit);
+            plan.upstreams[0].max_connections_per_backend = Some(limit);
+            plan.engine.max_connections = limit;
+            plan
+        };
+        let (in_force, _keep) = first(base(5));
+        let before = Arc::clone(in_force.snapshot().unwrap());
+        before.upstreams[0].turn.store(7, Ordering::Relaxed);
+
+        let prepared = prepare(base(9), &in_force, SHARDS).unwrap();
+        assert_eq!(before.listeners[0].connections.limit(), 5);
+        assert_eq!(before.connections.limit(), 5);
+        let (in_force, _, _) = prepared.commit(&HashMap::new());
+        let after = Arc::clone(in_force.snapshot().unwrap());
+        assert!(Arc::ptr_eq(&before.upstreams[0], &after.upstreams[0]));
+        assert!(Arc::ptr_eq(&before.listeners[0], &after.listeners[0]));
+        assert_eq!(before.listeners[0].connections.limit(), 9);
+        assert_eq!(before.upstreams[0].backends[0].connections.limit(), 9);
+        assert_eq!(before.connections.limit(), 9);
+
+        let mut changed = base(9);
+        changed.upstreams[0].backends.remove(0);
+        changed = changed.with_upstream("v", vec![at("127.0.0.1:1")]);
+        let (in_force, _, _) = prepare(changed, &in_force, SHARDS).unwrap().commit(&HashMap::new());
+        let changed = in_force.snapshot().unwrap();
+        assert!(Arc::ptr_eq(&changed.upstreams[0].backends[0], &after.upstreams[0].backends[1]));
+        assert_eq!(changed.upstreams[0].turn.load(Ordering::Relaxed), 7);
+        assert_ne!(changed.upstreams[1].backends[0].id, after.upstreams[0].backends[0].id);
+    }
+}

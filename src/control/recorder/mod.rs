@@ -1,0 +1,292 @@
+//! The recorder thread: takes the summaries of finished sessions and writes the access log.
+//!
+//! Shards hand summaries over through a bounded channel and never wait for it. What the log cannot take (a full disk,
+//! a pipe that nobody reads) is counted, and said once a minute.
+
+mod line;
+mod sink;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender, after, bounded, never, select, unbounded};
+
+use crate::config::plan::{AccessLog, Log, LogFormat};
+use crate::stats::counters::ShardStats;
+use crate::stats::summary::Summary;
+pub(super) use sink::Sink;
+
+/// Summaries that may wait for the recorder: some 100 ms of a busy machine.
+pub(super) const CAPACITY: usize = 16 * 1024;
+/// How long the recorder sleeps after a batch, so that a shard almost never finds it parked and has to wake it.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Bytes of a batch: one write.
+const BATCH_BYTES: usize = 256 * 1024;
+/// How often losses are said.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The control side's end of the recorder.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    orders: Sender<Order>,
+    finished: Receiver<()>,
+    /// Not joined: a log that blocks must not keep the process from ending.
+    _thread: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+enum Order {
+    /// Write elsewhere, or to the same file opened anew (log rotation).
+    Use(Sink, LogFormat),
+    Finish,
+}
+
+impl Recorder {
+    /// Starts the thread. `sink` is opened by the caller: the first one while the process still may.
+    pub(super) fn spawn(
+        summaries: Receiver<Summary>,
+        sink: Sink,
+        format: LogFormat,
+        shards: Vec<Arc<ShardStats>>,
+    ) -> io::Result<Self> {
+        let (orders, receiver) = unbounded();
+        let (done, finished) = bounded::<()>(1);
+        let mut journal = Journal { sink, format, shards, lost: Losses::new() };
+        let thread = std::thread::Builder::new().name("recorder".into()).spawn(move || {
+            journal.run(&summaries, &receiver);
+            drop(done);
+        })?;
+        Ok(Self { orders, finished, _thread: thread })
+    }
+
+    /// Opens the access log of a new configuration; where that fails the old one goes on.
+    pub(super) fn reopen(&self, log: &Log) {
+        match Sink::open(&log.access) {
+            Ok(sink) => drop(self.orders.send(Order::Use(sink, log.format))),
+            Err(error) => tracing::warn!("{error}; the access log goes on where it was"),
+        }
+    }
+
+    /// Writes what is left, waiting for a blocked log only so long.
+    pub(super) fn finish(self, wait: Duration) {
+        let _ = self.orders.send(Order::Finish);
+        let _ = self.finished.recv_timeout(wait);
+    }
+}
+
+/// What the thread owns.
+struct Journal {
+    sink: Sink,
+    format: LogFormat,
+    shards: Vec<Arc<ShardStats>>,
+    lost: Losses,
+}
+
+impl Journal {
+    fn run(&mut self, summaries: &Receiver<Summary>, orders: &Receiver<Order>) {
+        let mut batch = Vec::with_capacity(BATCH_BYTES);
+        loop {
+            let complaint = self.lost.due_in().map_or_else(never, after);
+            select! {
+                recv(summaries) -> summary => match summary {
+                    Ok(summary) => {
+                        self.write_batch(summary, summaries, &mut batch);
+                        // While more wait, go on at once.
+                        if summaries.is_empty() {
+                            std::thread::sleep(PAUSE);
+                        }
+                    }
+                    Err(_) => return,
+                },
+                recv(orders) -> order => match order {
+                    Ok(Order::Use(sink, format)) => (self.sink, self.format) = (sink, format),
+                    Ok(Order::Finish) | Err(_) => {
+                        while let Ok(summary) = summaries.try_recv() {
+                            self.write_batch(summary, summaries, &mut batch);
+                        }
+                        self.lost.complain();
+                        return;
+                    }
+                },
+                recv(complaint) -> _ => self.lost.complain(),
+            }
+        }
+    }
+
+    /// Writes `first` and what waits behind it with one write.
+    fn write_batch(&mut self, first: Summary, summaries: &Receiver<Summary>, batch: &mut Vec<u8>) {
+        batch.clear();
+        let mut lines = 0;
+        let mut next = Some(first);
+        while let Some(summary) = next {
+            if !self.sink.is_off() {
+                line::append(batch, &summary, self.format);
+                lines += 1;
+            }
+            next = if batch.len() < BATCH_BYTES { summaries.try_recv().ok() } else { None };
+        }
+        if let Err(unwritten) = self.sink.write(batch, lines) {
+            self.lost.unwritten(unwritten.lines, &unwritten.error);
+        }
+        let dropped =
+            self.shards.iter().map(|shard| shard.summaries_dropped.load(std::sync::atomic::Ordering::Relaxed));
+        self.lost.dropped(dropped.sum());
+    }
+}
+
+/// Lines that did not make it.
+#[derive(Debug)]
+struct Losses {
+    /// Since the last complaint.
+    unwritten: u64,
+    error: String,
+    /// Dropped by the shards since the start, now and at the last complaint.
+    dropped: u64,
+    dropped_said: u64,
+    next: Instant,
+}
+
+impl Losses {
+    fn new() -> Self {
+        Self { unwritten: 0, error: String::new(), dropped: 0, dropped_said: 0, next: Instant::now() }
+    }
+
+    fn unwritten(&mut self, lines: u64, error: &io::Error) {
+        self.unwritten += lines;
+        self.error = error.to_string();
+    }
+
+    fn dropped(&mut self, since_start: u64) {
+        self.dropped = since_start;
+    }
+
+    fn is_none(&self) -> bool {
+        self.unwritten == 0 && self.dropped == self.dropped_said
+    }
+
+    /// When to complain; `None`: nothing to complain of.
+    fn due_in(&self) -> Option<Duration> {
+        (!self.is_none()).then(|| self.next.saturating_duration_since(Instant::now()))
+    }
+
+    fn complain(&mut self) {
+        if self.is_none() {
+            return;
+        }
+        let (unwritten, dropped) = (self.unwritten, self.dropped - self.dropped_said);
+        tracing::warn!(unwritten, dropped, error = %self.error, "the access log has lost lines");
+        *self = Self {
+            dropped: self.dropped,
+            dropped_said: self.dropped,
+            next: Instant::now() + COMPLAINT_INTERVAL,
+            ..Self::new()
+        };
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod tests {
+    use super::*;
+    use crate::control::fixture::at;
+    use crate::types::{Blame, Client, Generation, Reason, SessionId, ShardId, Stage, State};
+    use crate::upstream::state::{BackendId, BackendState};
+    use std::path::{Path, PathBuf};
+    use std::time::SystemTime;
+
+    pub(super) fn summary(listener: &str) -> Summary {
+        let backend = BackendState::new(BackendId(1), "u".into(), at("192.0.2.1:80"), 1, 1);
+        Summary {
+            id: SessionId(42),
+            shard: ShardId(0),
+            generation: Generation(1),
+            listener: listener.into(),
+            client: Client::Ip("[2001:db8::1]:40000".parse().unwrap()),
+            backend: Some(Arc::new(backend)),
+            start: SystemTime::UNIX_EPOCH + Duration::from_millis(1_714_979_289_123),
+            duration: Duration::from_millis(1500),
+            connect: Some(Duration::from_micros(250)),
+            first_byte: None,
+            bytes_up: 12,
+            bytes_down: 345,
+            state: State::Closed,
+            stage: Stage::Relay,
+            blame: Some(Blame::Client),
+            reason: Some(Reason::Reset),
+        }
+    }
+
+    fn log(path: &Path) -> Log {
+        let access = AccessLog::File(PathBuf::from(path));
+        Log { level: crate::config::plan::Level::Info, format: LogFormat::Text, access }
+    }
+
+    fn recorder(path: &Path) -> (Sender<Summary>, Recorder) {
+        let (sender, receiver) = bounded(CAPACITY);
+        let sink = Sink::open(&log(path).access).unwrap();
+        (sender, Recorder::spawn(receiver, sink, LogFormat::Text, Vec::new()).unwrap())
+    }
+
+    fn lines(path: &Path) -> usize {
+        std::fs::read_to_string(path).unwrap().lines().count()
+    }
+
+    #[test]
+    fn writes_every_line_and_follows_a_rotation() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, rotated) = (directory.path().join("access.log"), directory.path().join("access.log.1"));
+        let (sender, recorder) = recorder(&path);
+        (0..1000).for_each(|_| sender.send(summary("before")).unwrap());
+        while lines(&path) < 1000 {
+            std::thread::yield_now();
+        }
+        std::fs::rename(&path, &rotated).unwrap();
+        recorder.reopen(&log(&path));
+        while !recorder.orders.is_empty() {
+            std::thread::yield_now();
+        }
+        (0..10).for_each(|_| sender.send(summary("after")).unwrap());
+        recorder.finish(Duration::from_secs(10));
+        assert_eq!((lines(&rotated), lines(&path)), (1000, 10));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_reopened_goes_on_in_the_old_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("access.log");
+        let (sender, recorder) = recorder(&path);
+        recorder.reopen(&log(Path::new("/nonexistent/access.log")));
+        sender.send(summary("web")).unwrap();
+        recorder.finish(Duration::from_secs(10));
+        assert_eq!(lines(&path), 1);
+    }
+
+    #[test]
+    fn a_full_disk_is_counted_and_blocks_nobody() {
+        let sink = Sink::open(&AccessLog::File("/dev/full".into())).unwrap();
+        let mut journal = Journal { sink, format: LogFormat::Text, shards: Vec::new(), lost: Losses::new() };
+        let (sender, summaries) = bounded(CAPACITY);
+        (0..9).for_each(|_| sender.send(summary("web")).unwrap());
+        journal.write_batch(summary("web"), &summaries, &mut Vec::new());
+        assert_eq!(journal.lost.unwritten, 10);
+        assert!(journal.lost.error.contains("No space left"), "{:?}", journal.lost);
+        assert_eq!(journal.lost.due_in(), Some(Duration::ZERO));
+        journal.lost.complain();
+        assert_eq!(journal.lost.due_in(), None);
+        journal.lost.dropped(7);
+        assert!(journal.lost.due_in().unwrap() > Duration::from_secs(50), "at most once a minute");
+    }
+
+    #[test]
+    fn switched_off_it_only_takes() {
+        let sink = Sink::open(&AccessLog::Off).unwrap();
+        let mut journal = Journal { sink, format: LogFormat::Json, shards: Vec::new(), lost: Losses::new() };
+        let (sender, summaries) = bounded(CAPACITY);
+        sender.send(summary("web")).unwrap();
+        let mut batch = Vec::new();
+        journal.write_batch(summary("web"), &summaries, &mut batch);
+        assert!(summaries.is_empty() && batch.is_empty() && journal.lost.is_none());
+    }
+}

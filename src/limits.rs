@@ -21,6 +21,38 @@ pub const BACKEND_WEIGHT: u16 = 256;
 pub const ADDRESSES_PER_HOST: usize = 16;
 /// Bytes of a configuration file.
 pub const CONFIG_BYTES: u64 = 16 * 1024 * 1024;
+/// Errors (and as many warnings) of a configuration that are shown; nobody reads on after so many.
+pub const FINDINGS: usize = 1000;
+/// Bytes of a listener's or upstream's name: it is repeated in every log line and metric.
+pub const NAME_BYTES: usize = 64;
+/// Bytes of a host name without the trailing dot (RFC 1035 section 2.3.4).
+pub const HOST_BYTES: usize = 253;
+/// Bytes of a unix socket's path: `sun_path` less its final NUL (unix(7)).
+pub const UNIX_PATH_BYTES: usize = 107;
+/// Networks of one `allow_sources` or `source` list; each connection looks through it in order.
+pub const NETWORKS_PER_LIST: usize = 1024;
+/// Connections of a process: above what a machine's descriptors allow (two each; `fs.nr_open` is 1,048,576 unless
+/// raised), and a bound on the tables that are made for so many.
+pub const CONNECTIONS: u32 = 10_000_000;
+/// Connections that may wait in an accept queue: listen(2) takes an int, and the kernel cuts it to
+/// `net.core.somaxconn`.
+pub const BACKLOG: u32 = 1 << 20;
+/// Other backends tried for one connection; more than that only delays the refusal.
+pub const RETRIES: u32 = 100;
+/// Connections made ahead, per backend and shard.
+pub const WARM_CONNECTIONS: u16 = 1024;
+/// Connections that may wait for one upstream.
+pub const QUEUE: u32 = 1_000_000;
+/// Checks in a row that change a backend's state, and failed connects that eject it.
+pub const IN_A_ROW: u32 = 1000;
+/// The longest duration of a configuration: a year. Sums of some of them stay far from any overflow.
+pub const DURATION: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 60 * 60);
+/// The shortest time limit: the timer wheel's step.
+pub const TIMEOUT: std::time::Duration = std::time::Duration::from_millis(1);
+/// The shortest pause between health checks and between look-ups of a name: more often is an attack.
+pub const CHECK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(10);
+/// The longest spin before sleeping; who wants more wants "always".
+pub const BUSY_POLL: std::time::Duration = std::time::Duration::from_millis(100);
 /// Bytes of a health check's `send` and `expect`, and of the answer that is searched.
 pub const HEALTH_BYTES: usize = 4096;
 /// Largest buffer ring: the kernel's bound for IORING_REGISTER_PBUF_RING (io_uring_register(2)).

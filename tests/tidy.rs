@@ -20,8 +20,8 @@ const LAYERS: &[&str] = &[
     "config::plan", // what the data plane sees of the configuration
     "upstream::state",
     "stats",
-    "config",
     "net",
+    "config",
     "ring",
     "upstream",
     "relay",
@@ -71,6 +71,29 @@ impl Source {
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let lines = self.text.lines().enumerate();
         lines.map(|(index, line)| (index + 1, line.split_once("//").map_or(line, |(code, _)| code)))
+    }
+
+    /// Every path from the root of the crate that this module names, with its line: `crate::` and `super::` ones.
+    fn paths(&self, module: &str) -> Vec<(usize, String)> {
+        // Joined, because rustfmt breaks a long group over lines; offsets still tell the line.
+        let code: String = self.code().map(|(_, line)| format!("{line}\n")).collect();
+        let begins = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || "_$:".contains(c));
+        let mut paths = Vec::new();
+        for (at, word) in code.match_indices("crate::").filter(|(at, _)| begins(*at)) {
+            paths.extend(spread(&code[at + word.len()..]).into_iter().map(|path| (at, path)));
+        }
+        let own: Vec<&str> = module.split("::").collect();
+        for (at, _) in code.match_indices("super::").filter(|(at, _)| begins(*at)) {
+            let rest = code[at..].trim_start_matches("super::");
+            let steps = (code.len() - at - rest.len()) / "super::".len();
+            // An import that is indented stands in a module within the file, as tests do.
+            let line = code[..at].rsplit('\n').next().unwrap_or_default();
+            let is_inner = line.starts_with(' ') && line.trim_start().starts_with("use ");
+            let Some(kept) = (own.len() + usize::from(is_inner)).checked_sub(steps) else { continue };
+            let prefix = own[..kept.min(own.len())].iter().map(|name| format!("{name}::")).collect::<String>();
+            paths.extend(spread(rest).into_iter().map(|path| (at, format!("{prefix}{path}"))));
+        }
+        paths.into_iter().map(|(at, path)| (code[..at].matches('\n').count() + 1, path)).collect()
     }
 }
 
@@ -159,6 +182,16 @@ fn groups_are_spread_out() {
 }
 
 #[test]
+fn relative_paths_are_followed() {
+    let text = "use super::b;\npub use super::super::c::D;\nfn f() { crate::e::g() } // crate::no\n    use super::*;\n";
+    let source = Source { name: "src/a/x.rs".into(), text: text.into() };
+    let mut paths = source.paths("a::x");
+    paths.sort();
+    let paths: Vec<String> = paths.into_iter().map(|(line, path)| format!("{line} {path}")).collect();
+    assert_eq!(paths, ["1 a::b", "2 c::D", "3 e::g", "4 a::x::"]);
+}
+
+#[test]
 fn imports_go_only_downwards() {
     let mut problems = Vec::new();
     let mut checked = 0;
@@ -168,26 +201,12 @@ fn imports_go_only_downwards() {
             problems.push(format!("{}: module {module} has no place in LAYERS of tests/tidy.rs", source.name));
             continue;
         };
-        // Joined, because rustfmt breaks a long group over lines; offsets still tell the line.
-        let code: String = source.code().map(|(_, line)| format!("{line}\n")).collect();
-        for (at, found) in code.match_indices("crate::") {
-            if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
-                continue;
-            }
-            let line = code[..at].matches('\n').count() + 1;
-            for path in spread(&code[at + found.len()..]) {
-                checked += 1;
-                // Macros of the crate and names of its root have no layer.
-                let Some(used) = layer(&path) else { continue };
-                if used > own {
-                    let (own, used) = (LAYERS[own], LAYERS[used]);
-                    problems
-                        .push(format!("{}:{line}: {own} may not use {used}, which is above it ({path})", source.name));
-                }
-            }
-        }
-        for (line, code) in source.code().filter(|(_, code)| code.contains("super::super::")) {
-            problems.push(format!("{}:{line}: write crate::..., not {}", source.name, code.trim()));
+        for (line, path) in source.paths(&module) {
+            checked += 1;
+            // Macros of the crate and names of its root have no layer.
+            let Some(used) = layer(&path).filter(|used| *used > own) else { continue };
+            let (own, used) = (LAYERS[own], LAYERS[used]);
+            problems.push(format!("{}:{line}: {own} may not use {used}, which is above it ({path})", source.name));
         }
     }
     assert!(checked > 50, "only {checked} imports were looked at: the search is broken");

@@ -2,7 +2,10 @@
 //!
 //! Exit codes: 0 done, 1 it failed at run time, 2 the command line or the configuration is wrong.
 
+mod check;
 mod client;
+mod example;
+mod explain;
 mod hello;
 mod orders;
 mod run;
@@ -14,12 +17,12 @@ mod table;
 mod top;
 mod units;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
-/// A command line or configuration that is wrong.
-pub const EXIT_USAGE: u8 = 2;
+use check::BAD_CONFIGURATION;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -51,6 +54,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunArgs),
+    Check(ConfigArgs),
+    Explain(ExplainArgs),
     Reload(orders::ReloadArgs),
     Status(status::StatusArgs),
     Sessions(sessions::SessionsArgs),
@@ -60,6 +65,33 @@ enum Command {
     Hello(hello::HelloArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
+    /// Print the built-in example configuration
+    ///
+    /// Example: arus example-config > proxy.toml
+    ExampleConfig,
+}
+
+/// Check a configuration and show every error in it
+///
+/// Loads, resolves and validates what `arus run` would. Prints all errors as FILE:LINE:COLUMN: message (hint), and
+/// exits with 0 or 2.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// Configuration file [default: ./proxy.toml; where there is none, the built-in example]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Show which route and upstream a connection would get
+///
+/// Example: arus explain -c proxy.toml --listener web --source 192.0.2.7
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    /// Configuration file [default: ./proxy.toml; where there is none, the built-in example]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    connection: explain::Args,
 }
 
 /// Reads the command line and does what it says.
@@ -70,11 +102,13 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version are "errors" of clap that go to stdout and end well.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::SUCCESS };
         }
     };
     match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(args) => run::run(args),
+        Command::Check(args) => check::run(args.config.as_deref()),
+        Command::Explain(args) => explain::run(args.config.as_deref(), &args.connection),
         Command::Reload(args) => orders::reload(&args),
         Command::Status(args) => finish(status::run(&args)),
         Command::Sessions(args) => finish(sessions::run(&args)),
@@ -84,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::Hello(args) => finish(hello::run(&args)),
         Command::Completions(args) => finish(shell::completions(&args)),
         Command::Man(args) => finish(shell::man(&args)),
+        Command::ExampleConfig => example::run(),
     }
 }
 
@@ -150,7 +185,7 @@ mod tests {
             "arus --shards 2 status",
         ] {
             let error = parse(line).unwrap_err();
-            assert!(error.use_stderr() && error.exit_code() == i32::from(EXIT_USAGE), "{line}: {error}");
+            assert!(error.use_stderr() && error.exit_code() == i32::from(BAD_CONFIGURATION), "{line}: {error}");
         }
     }
 

@@ -94,7 +94,7 @@ pub enum AccessLog {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
-    /// `None`: off.
+    /// `None`: off. This version accepts an address with a warning, and nobody listens on it.
     pub listen: Option<SocketAddr>,
     /// Control socket, absolute (already joined to `state_dir`).
     pub socket: PathBuf,
@@ -104,7 +104,8 @@ pub struct Admin {
 pub struct Listener {
     pub index: ListenerIndex,
     pub name: Name,
-    /// At least one; port ranges are already spread out. Port 0 lets the kernel choose.
+    /// At least one; port ranges are already spread out. Port 0 lets the kernel choose. No address but port 0 occurs
+    /// twice in a plan, the demo backend's included.
     pub listen: Vec<Endpoint>,
     pub service: Service,
     pub routes: Vec<Route>,
@@ -114,7 +115,7 @@ pub struct Listener {
     pub max_connections_per_source: Option<u32>,
     /// New connections per second.
     pub accept_rate: Option<u32>,
-    /// Empty: everybody.
+    /// Empty: everybody. Networks without bits behind their prefix; IPv4-mapped ones are IPv4 here.
     pub allow_sources: Vec<IpNet>,
     pub backlog: u32,
     pub fast_open: bool,
@@ -141,7 +142,7 @@ pub struct Route {
 pub struct Upstream {
     pub index: UpstreamIndex,
     pub name: Name,
-    /// At least one, at most [`crate::limits::BACKENDS_PER_UPSTREAM`].
+    /// At least one, at most [`crate::limits::BACKENDS_PER_UPSTREAM`], no address twice.
     pub backends: Vec<Backend>,
     pub balance: Balance,
     /// Other backends to try before any byte was sent.
@@ -150,6 +151,7 @@ pub struct Upstream {
     pub source_address: Option<IpAddr>,
     pub warm: Option<Warm>,
     pub max_connections_per_backend: Option<u32>,
+    /// Only with `max_connections_per_backend`.
     pub queue: Option<Queue>,
     pub on_down: OnDown,
     pub health: Option<Health>,
@@ -197,6 +199,21 @@ pub enum Balance {
     SourceHash,
 }
 
+impl Balance {
+    pub const ALL: [Self; 4] = [Self::RoundRobin, Self::LeastConnections, Self::Random, Self::SourceHash];
+
+    /// As the configuration says it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::LeastConnections => "least_connections",
+            Self::Random => "random",
+            Self::SourceHash => "source_hash",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Warm {
     /// Connections made ahead, per backend and shard.
@@ -225,7 +242,7 @@ pub struct Health {
     pub rise: u32,
     pub fall: u32,
     pub send: Option<Vec<u8>>,
-    /// The answer must begin with... see docs/CONFIG.md: must contain these bytes.
+    /// The answer must contain these bytes; without `send` they are awaited from a backend that speaks first.
     pub expect: Option<Vec<u8>>,
 }
 

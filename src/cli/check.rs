@@ -1,0 +1,44 @@
+//! `arus check`: every error and warning of a configuration at once.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::config::{self, Environment, Errors, Loaded, Source};
+
+/// Of a configuration that cannot be used; the same for a bad command line.
+pub(super) const BAD_CONFIGURATION: u8 = 2;
+
+/// `path`: the file of `--config`. Exits with 0, or 2 if the configuration cannot be used.
+#[must_use]
+pub fn run(path: Option<&Path>) -> ExitCode {
+    let source = config::locate(path);
+    if source == Source::Example {
+        let _ = writeln!(std::io::stderr(), "there is no {}: checking the built-in example", config::DEFAULT_PATH);
+    }
+    let Some(Loaded { plan, warnings, .. }) = load(&source) else { return ExitCode::from(BAD_CONFIGURATION) };
+    let (listeners, upstreams) = (plan.listeners.len(), plan.upstreams.len());
+    let count = |number, what| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    let _ = writeln!(
+        std::io::stdout(),
+        "{source}: ok, {}, {}, {}",
+        count(listeners, "listener"),
+        count(upstreams, "upstream"),
+        count(warnings.len(), "warning")
+    );
+    ExitCode::SUCCESS
+}
+
+/// Loads a configuration and prints what was found in it to stderr; `None` if it cannot be used.
+pub(super) fn load(source: &Source) -> Option<Loaded> {
+    let loaded = config::load(source, &Environment::detect());
+    let findings = match &loaded {
+        Ok(Loaded { warnings, .. }) => warnings,
+        Err(Errors { findings }) => findings,
+    };
+    let mut stderr = std::io::stderr().lock();
+    for finding in findings {
+        let _ = writeln!(stderr, "{finding}");
+    }
+    loaded.ok()
+}

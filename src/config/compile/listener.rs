@@ -1,0 +1,175 @@
+//! `[[listener]]` and its routes.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use ipnet::IpNet;
+
+use super::super::address;
+use super::super::error::{Report, Span, Wrong, quote};
+use super::super::plan::{Listener, Route, Service, Timeouts};
+use super::super::raw;
+use super::super::read::{List, Text};
+use super::super::units;
+use super::bounds::whole;
+use super::{Upstreams, engine, required, unique_name, within};
+use crate::limits;
+use crate::net::listen::DEFAULT_BACKLOG;
+use crate::policy::rate::Rate;
+use crate::policy::source::MAX_PER_SOURCE;
+use crate::types::{Endpoint, ListenerIndex, Name};
+
+/// What the listeners of a file share.
+pub(super) struct Scope<'p> {
+    pub(super) base: &'p Path,
+    /// Of `[timeouts]`.
+    pub(super) timeouts: Timeouts,
+    pub(super) upstreams: Upstreams,
+    /// Names of listeners, with their lines.
+    pub(super) names: HashMap<Name, u32>,
+    /// Addresses with their owners, as messages name them, and their lines.
+    pub(super) bound: HashMap<Endpoint, (String, u32)>,
+}
+
+impl Scope<'_> {
+    /// Refuses an address that is bound already. Port 0 gives everybody another port.
+    pub(super) fn bind(&mut self, endpoint: Endpoint, span: &Span, owner: &str, report: &mut Report<'_>) {
+        if matches!(&endpoint, Endpoint::Ip(address) if address.port() == 0) {
+            return;
+        }
+        match self.bound.get(&endpoint) {
+            Some((other, line)) => {
+                report.error(span, format!("{endpoint} is bound by {other} on line {line} already"));
+            }
+            None => {
+                self.bound.insert(endpoint, (owner.to_owned(), report.line(span)));
+            }
+        }
+    }
+}
+
+pub(super) fn listener(
+    raw: &raw::Listener<'_>,
+    index: ListenerIndex,
+    scope: &mut Scope<'_>,
+    report: &mut Report<'_>,
+) -> Listener {
+    let name = unique_name(raw.name.as_ref(), &raw.span, &mut scope.names, report);
+    let owner = name.as_ref().map_or_else(|| "a listener".into(), |name| format!("listener `{name}`"));
+    let listen = addresses(raw, &owner, scope, report);
+    service(raw.service.as_ref(), report);
+    let upstream = raw.upstream.as_ref().and_then(|text| scope.upstreams.find(text, report));
+    let routes = routes(raw.route.as_deref().unwrap_or_default(), &mut scope.upstreams, report);
+    if raw.upstream.is_none() && raw.route.as_ref().is_none_or(Vec::is_empty) {
+        report.error(
+            &raw.span,
+            Wrong::new(format!("{owner} has neither an `upstream` nor a route"))
+                .hint("connections would have nowhere to go"),
+        );
+    }
+    Listener {
+        index,
+        name: name.unwrap_or_default(),
+        listen,
+        service: Service::Tcp,
+        routes,
+        upstream,
+        max_connections: whole(raw.max_connections.as_ref(), "max_connections", 1..=limits::CONNECTIONS, report),
+        max_connections_per_source: whole(
+            raw.max_connections_per_source.as_ref(),
+            "max_connections_per_source",
+            1..=MAX_PER_SOURCE,
+            report,
+        ),
+        accept_rate: whole(raw.accept_rate.as_ref(), "accept_rate", 1..=Rate::MAX, report),
+        allow_sources: raw
+            .allow_sources
+            .as_ref()
+            .map(|list| networks(list, "allow_sources", report))
+            .unwrap_or_default(),
+        backlog: whole(raw.backlog.as_ref(), "backlog", 1..=limits::BACKLOG, report).unwrap_or(DEFAULT_BACKLOG),
+        fast_open: raw.fast_open.as_ref().is_some_and(|fast_open| *fast_open.get_ref()),
+        timeouts: engine::listener_timeouts(raw.timeouts.as_ref(), scope.timeouts, report),
+        line: report.line(&raw.span),
+    }
+}
+
+fn addresses(raw: &raw::Listener<'_>, owner: &str, scope: &mut Scope<'_>, report: &mut Report<'_>) -> Vec<Endpoint> {
+    let mut addresses = Vec::new();
+    let Some(list) = required(raw.listen.as_ref(), "listen", &raw.span, report) else { return addresses };
+    if list.items.is_empty() {
+        report.error(&list.span, Wrong::new("`listen` is empty").hint("such as \"127.0.0.1:8080\""));
+    }
+    for text in &list.items {
+        let Some(spread) = report.accept(&text.span(), address::listen(text.get_ref(), scope.base)) else { continue };
+        if addresses.len() + spread.len() > limits::ADDRESSES_PER_LISTENER {
+            let most = limits::ADDRESSES_PER_LISTENER;
+            report.error(&text.span(), Wrong::new(format!("more than {most} addresses in one listener")));
+            break;
+        }
+        for endpoint in spread {
+            scope.bind(endpoint.clone(), &text.span(), owner, report);
+            addresses.push(endpoint);
+        }
+    }
+    addresses
+}
+
+fn service(value: Option<&Text<'_>>, report: &mut Report<'_>) {
+    match value {
+        Some(text) if text.get_ref() == "socks5" => {
+            report.error(&text.span(), Wrong::new("`service = \"socks5\"` is not in this version of arus"));
+        }
+        Some(text) if text.get_ref() != "tcp" => {
+            let wrong = Wrong::new(format!("`service` cannot be {}", quote(text.get_ref())));
+            report.error(&text.span(), wrong.hint("one of \"tcp\""));
+        }
+        Some(_) | None => {}
+    }
+}
+
+fn routes(raw: &[raw::Route<'_>], upstreams: &mut Upstreams, report: &mut Report<'_>) -> Vec<Route> {
+    within(raw, limits::ROUTES_PER_LISTENER, "[[listener.route]]", |route| &route.span, report);
+    let mut catches_all = None;
+    let mut routes = Vec::with_capacity(raw.len());
+    for raw in raw {
+        let line = report.line(&raw.span);
+        if let Some(earlier) = catches_all {
+            report.warning(&raw.span, format!("the route on line {earlier} matches everything before this one"));
+        }
+        let sources = raw.source.as_ref().map(|list| {
+            if list.items.is_empty() {
+                report.error(
+                    &list.span,
+                    Wrong::new("`source` is empty, so the route would match nobody")
+                        .hint("leave it away to match everybody"),
+                );
+            }
+            networks(list, "source", report)
+        });
+        if sources.is_none() {
+            catches_all = catches_all.or(Some(line));
+        }
+        let upstream = required(raw.upstream.as_ref(), "upstream", &raw.span, report);
+        if let Some(upstream) = upstream.and_then(|text| upstreams.find(text, report)) {
+            routes.push(Route { sources, upstream, line });
+        }
+    }
+    routes
+}
+
+fn networks(list: &List<Text<'_>>, key: &str, report: &mut Report<'_>) -> Vec<IpNet> {
+    if list.items.len() > limits::NETWORKS_PER_LIST {
+        report.error(&list.span, format!("`{key}` has more than {} networks", limits::NETWORKS_PER_LIST));
+        return Vec::new();
+    }
+    let read = |text: &Text<'_>| {
+        let (net, cleared) = report.accept(&text.span(), units::network(text.get_ref()))?;
+        if cleared {
+            let wrong = Wrong::new(format!("{} has bits behind its prefix", quote(text.get_ref())));
+            report.warning(&text.span(), wrong.hint(format!("it counts as `{net}`")));
+        }
+        Some(net)
+    };
+    list.items.iter().filter_map(read).collect()
+}

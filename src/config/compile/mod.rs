@@ -1,0 +1,139 @@
+//! Raw to plan: what the file means. Pure; every error is reported at its place, and a default stands in for what is
+//! wrong, so that the rest is looked at too.
+
+mod bounds;
+mod engine;
+mod listener;
+mod upstream;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use super::Environment;
+use super::error::{Report, Span, Wrong, nearest, quote};
+use super::plan::Plan;
+use super::raw;
+use super::read::Text;
+use crate::limits;
+use crate::types::{Endpoint, ListenerIndex, Name, UpstreamIndex};
+
+/// The plan is complete only if nothing was reported.
+pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environment, report: &mut Report<'_>) -> Plan {
+    let engine = engine::engine(raw.engine.as_ref(), base, environment, report);
+    let log = engine::log(raw.log.as_ref(), base, report);
+    let admin = engine::admin(raw.admin.as_ref(), &engine.state_dir, report);
+    let demo = engine::demo(raw.demo.as_ref(), report);
+    let timeouts = engine::timeouts(raw.timeouts.as_ref(), report);
+
+    let raw_upstreams = raw.upstream.as_deref().unwrap_or_default();
+    let raw_listeners = raw.listener.as_deref().unwrap_or_default();
+    within(raw_upstreams, limits::UPSTREAMS, "[[upstream]]", |raw| &raw.span, report);
+    within(raw_listeners, limits::LISTENERS, "[[listener]]", |raw| &raw.span, report);
+    let mut names = Upstreams::default();
+    let upstreams = raw_upstreams
+        .iter()
+        .zip(0..)
+        .map(|(raw, index)| upstream::upstream(raw, UpstreamIndex(index), &mut names, base, report))
+        .collect();
+
+    let mut scope = listener::Scope { base, timeouts, upstreams: names, names: HashMap::new(), bound: HashMap::new() };
+    if let Some(hello) = raw.demo.as_ref().and_then(|demo| demo.hello.as_ref())
+        && let Some(demo) = &demo
+    {
+        scope.bind(Endpoint::Ip(demo.hello), &hello.span(), "`[demo]`", report);
+    }
+    let listeners = raw_listeners
+        .iter()
+        .zip(0..)
+        .map(|(raw, index)| listener::listener(raw, ListenerIndex(index), &mut scope, report))
+        .collect();
+    if raw_listeners.is_empty() && !report.has_errors() {
+        report
+            .error(&(0..0), Wrong::new("there is no listener").hint("add a `[[listener]]`; see `arus example-config`"));
+    }
+    scope.upstreams.warn_unused(report);
+    Plan { engine, log, admin, listeners, upstreams, demo }
+}
+
+/// Refuses a list of tables that is too long, at the first one too many.
+fn within<T>(items: &[T], most: usize, title: &str, span: impl Fn(&T) -> &Span, report: &mut Report<'_>) {
+    if let Some(item) = items.get(most) {
+        report.error(span(item), format!("more than {most} `{title}`"));
+    }
+}
+
+/// A key that must be there.
+fn required<'r, T>(value: Option<&'r T>, key: &str, table: &Span, report: &mut Report<'_>) -> Option<&'r T> {
+    if value.is_none() {
+        report.error(table, format!("`{key}` is missing"));
+    }
+    value
+}
+
+/// A string out of a closed set.
+fn word<T: Copy>(value: Option<&Text<'_>>, key: &str, words: &[(&str, T)], default: T, report: &mut Report<'_>) -> T {
+    let Some(text) = value else { return default };
+    if let Some((_, meaning)) = words.iter().find(|(word, _)| word == text.get_ref()) {
+        return *meaning;
+    }
+    let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    let hint = format!("one of {}", known.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", "));
+    report.error(&text.span(), Wrong::new(format!("`{key}` cannot be {}", quote(text.get_ref()))).hint(hint));
+    default
+}
+
+/// Reads the name of a table and refuses one that another table of its kind has.
+fn unique_name(
+    value: Option<&Text<'_>>,
+    table: &Span,
+    taken: &mut HashMap<Name, u32>,
+    report: &mut Report<'_>,
+) -> Option<Name> {
+    let text = required(value, "name", table, report)?;
+    report.accept(&text.span(), super::units::name(text.get_ref()))?;
+    let name: Name = text.get_ref().as_ref().into();
+    if let Some(line) = taken.get(&name) {
+        report.error(&text.span(), format!("the name `{name}` is used on line {line} already"));
+        return None;
+    }
+    taken.insert(Name::clone(&name), report.line(&text.span()));
+    Some(name)
+}
+
+/// The upstreams by name, and which of them are used.
+#[derive(Debug, Default)]
+struct Upstreams {
+    /// With the lines of their names.
+    taken: HashMap<Name, u32>,
+    /// In the order of their names, so that hints come out the same every time.
+    known: BTreeMap<Name, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    index: UpstreamIndex,
+    span: Span,
+    used: bool,
+}
+
+impl Upstreams {
+    /// The upstream that a listener or route names.
+    fn find(&mut self, text: &Text<'_>, report: &mut Report<'_>) -> Option<UpstreamIndex> {
+        let word: &str = text.get_ref();
+        if let Some(known) = self.known.get_mut(word) {
+            known.used = true;
+            return Some(known.index);
+        }
+        if !report.is_full() {
+            let hint = nearest(word, self.known.keys().map(|name| &**name));
+            report.error(&text.span(), Wrong::new(format!("there is no upstream {}", quote(word))).hint_if(hint));
+        }
+        None
+    }
+
+    fn warn_unused(&self, report: &mut Report<'_>) {
+        for (name, known) in self.known.iter().filter(|(_, known)| !known.used) {
+            report.warning(&known.span, format!("nothing uses the upstream `{name}`"));
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! What a reload changes, in words for its log line, and which changes must wait for a restart.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::time::Duration;
+
+use super::plan::{
+    AccessLog, Admin, Backend, BusyPoll, Demo, Engine, Health, Listener, Log, Outlier, Plan, Queue, Resolve, Route,
+    Service, Timeouts, Upstream, Warm,
+};
+use super::units::show_duration;
+use crate::types::UpstreamIndex;
+
+/// What was changed, one clause each: `listener web: listen 127.0.0.1:81 added`, `upstream db: retries 2 -> 3`. Empty
+/// where both plans do the same; where in its file a setting stands does not count.
+#[must_use]
+pub fn diff(old: &Plan, new: &Plan) -> Vec<String> {
+    let (old, new) = (tables(old), tables(new));
+    let (old_by_name, new_by_name) = (by_name(&old), by_name(&new));
+    let mut changes = Vec::new();
+    for table in old.iter().filter(|table| !new_by_name.contains_key(table.name.as_str())) {
+        changes.push(format!("{}: removed", table.name));
+    }
+    for table in &new {
+        match old_by_name.get(table.name.as_str()) {
+            Some(before) => table.changes_since(before, &mut changes),
+            None => changes.push(format!("{}: added", table.name)),
+        }
+    }
+    changes
+}
+
+/// Puts into `new` what a running process cannot change, and names the keys that it would have changed. The rest of
+/// the new plan can be put into force; these need a restart.
+#[must_use]
+pub fn keep_fixed(running: &Plan, new: &mut Plan) -> Vec<&'static str> {
+    let (was, is) = (&running.engine, &new.engine);
+    let differs = [
+        ("engine.shards", was.shards != is.shards),
+        ("engine.pin", was.pin != is.pin),
+        ("engine.buffer_size", was.buffer_size != is.buffer_size),
+        ("engine.buffers", was.buffers != is.buffers),
+        ("engine.max_buffers", was.max_buffers != is.max_buffers),
+        ("engine.user", was.user != is.user),
+        ("engine.state_dir", was.state_dir != is.state_dir),
+        ("admin.socket", running.admin.socket != new.admin.socket),
+    ];
+    new.engine = Engine {
+        busy_poll: is.busy_poll,
+        max_connections: is.max_connections,
+        drain_timeout: is.drain_timeout,
+        ..was.clone()
+    };
+    new.admin.socket.clone_from(&running.admin.socket);
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
+
+/// A table of the plan in words. Settings have a key and a value; items of lists are keys without a value.
+#[derive(Debug)]
+struct Table {
+    name: String,
+    facts: Vec<(String, String)>,
+}
+
+impl Table {
+    fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), facts: Vec::new() }
+    }
+
+    fn fact(mut self, key: impl Into<String>, value: impl Display) -> Self {
+        self.facts.push((key.into(), value.to_string()));
+        self
+    }
+
+    fn option(self, key: &str, value: Option<impl Display>) -> Self {
+        match value {
+            Some(value) => self.fact(key, value),
+            None => self.fact(key, "none"),
+        }
+    }
+
+    fn lasting(self, key: &str, duration: Duration) -> Self {
+        self.fact(key, show_duration(duration))
+    }
+
+    fn items(mut self, items: impl IntoIterator<Item = String>) -> Self {
+        self.facts.extend(items.into_iter().map(|item| (item, String::new())));
+        self
+    }
+
+    fn changes_since(&self, before: &Self, changes: &mut Vec<String>) {
+        let map = |table: &Self| -> HashMap<String, String> { table.facts.iter().cloned().collect() };
+        let (old, new) = (map(before), map(self));
+        let mut say = |what: String| changes.push(format!("{}: {what}", self.name));
+        for (key, _) in before.facts.iter().filter(|(key, _)| !new.contains_key(key)) {
+            say(format!("{key} removed"));
+        }
+        for (key, value) in &self.facts {
+            match old.get(key) {
+                None => say(format!("{key} added")),
+                Some(before) if before != value => say(format!("{key} {before} -> {value}")),
+                Some(_) => {}
+            }
+        }
+        // Settings always come in the same order, so only items of lists can have changed theirs.
+        let old_order = before.facts.iter().map(|(key, _)| key).filter(|key| new.contains_key(*key));
+        let new_order = self.facts.iter().map(|(key, _)| key).filter(|key| old.contains_key(*key));
+        if let Some((_, key)) = old_order.zip(new_order).find(|(old, new)| old != new) {
+            say(format!("{key} moved"));
+        }
+    }
+}
+
+fn by_name(tables: &[Table]) -> HashMap<&str, &Table> {
+    tables.iter().map(|table| (table.name.as_str(), table)).collect()
+}
+
+// From here on every struct is taken apart without `..`, so that a new field cannot be forgotten.
+
+fn tables(plan: &Plan) -> Vec<Table> {
+    let Plan { engine, log, admin, listeners, upstreams, demo } = plan;
+    let mut tables = vec![self::engine(engine), self::log(log), self::admin(admin)];
+    tables.extend(demo.as_ref().map(|Demo { hello }| Table::new("demo").fact("hello", hello)));
+    tables.extend(upstreams.iter().map(upstream));
+    tables.extend(listeners.iter().map(|listener| self::listener(listener, plan)));
+    tables
+}
+
+fn engine(engine: &Engine) -> Table {
+    let Engine {
+        shards,
+        pin,
+        buffer_size,
+        buffers,
+        max_buffers,
+        busy_poll,
+        max_connections,
+        drain_timeout,
+        user,
+        state_dir,
+    } = engine;
+    let busy_poll = match busy_poll {
+        BusyPoll::Off => "0".into(),
+        BusyPoll::For(duration) => show_duration(*duration),
+        BusyPoll::Always => "always".into(),
+    };
+    Table::new("engine")
+        .fact("shards", shards.map_or_else(|| "auto".into(), |shards| shards.to_string()))
+        .fact("pin", pin)
+        .fact("buffer_size", buffer_size)
+        .fact("buffers", buffers)
+        .fact("max_buffers", max_buffers)
+        .fact("busy_poll", busy_poll)
+        .fact("max_connections", max_connections)
+        .lasting("drain_timeout", *drain_timeout)
+        .option("user", user.as_ref())
+        .fact("state_dir", state_dir.display())
+}
+
+fn log(log: &Log) -> Table {
+    let Log { level, format, access } = log;
+    let access = match access {
+        AccessLog::Off => "off".into(),
+        AccessLog::Stderr => "stderr".into(),
+        AccessLog::File(path) => path.display().to_string(),
+    };
+    Table::new("log")
+        .fact("level", format!("{level:?}").to_lowercase())
+        .fact("format", format!("{format:?}").to_lowercase())
+        .fact("access", access)
+}
+
+fn admin(admin: &Admin) -> Table {
+    let Admin { listen, socket } = admin;
+    let listen = listen.map_or_else(|| "off".into(), |listen| listen.to_string());
+    Table::new("admin").fact("listen", listen).fact("socket", socket.display())
+}
+
+fn listener(listener: &Listener, plan: &Plan) -> Table {
+    let Listener {
+        index: _,
+        name,
+        listen,
+        service: Service::Tcp,
+        routes,
+        upstream,
+        max_connections,
+        max_connections_per_source,
+        accept_rate,
+        allow_sources,
+        backlog,
+        fast_open,
+        timeouts,
+        line: _,
+    } = listener;
+    let name_of =
+        |upstream: UpstreamIndex| plan.upstreams.get(usize::from(upstream.0)).map_or("?", |upstream| &upstream.name);
+    let route = |Route { sources, upstream, line: _ }: &Route| match sources {
+        None => format!("route to {}", name_of(*upstream)),
+        Some(sources) => {
+            let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();
+            format!("route from {} to {}", sources.join(" or "), name_of(*upstream))
+        }
+    };
+    let Timeouts { proxy_header, tls_handshake, negotiate, connect, idle, half_closed } = timeouts;
+    Table::new(format!("listener {name}"))
+        .items(listen.iter().map(|endpoint| format!("listen {endpoint}")))
+        .items(routes.iter().map(route))
+        .option("upstream", upstream.map(name_of))
+        .option("max_connections", *max_connections)
+        .option("max_connections_per_source", *max_connections_per_source)
+        .option("accept_rate", *accept_rate)
+        .items(allow_sources.iter().map(|net| format!("allow_sources {net}")))
+        .fact("backlog", backlog)
+        .fact("fast_open", fast_open)
+        .lasting("timeouts.proxy_header", *proxy_header)
+        .lasting("timeouts.tls_handshake", *tls_handshake)
+        .lasting("timeouts.negotiate", *negotiate)
+        .lasting("timeouts.connect", *connect)
+        .lasting("timeouts.idle", *idle)
+        .lasting("timeouts.half_closed", *half_closed)
+}
+
+fn upstream(upstream: &Upstream) -> Table {
+    let Upstream {
+        index: _,
+        name,
+        backends,
+        balance,
+        retries,
+        source_address,
+        warm,
+        max_connections_per_backend,
+        queue,
+        on_down,
+        health,
+        outlier,
+        resolve,
+        line: _,
+    } = upstream;
+    let warm =
+        warm.map(|Warm { connections, idle }| format!("{connections} connections, idle {}", show_duration(idle)));
+    let queue = queue.map(|Queue { size, timeout }| format!("size {size}, timeout {}", show_duration(timeout)));
+    let outlier =
+        outlier.map(|Outlier { failures, eject }| format!("{failures} failures, eject {}", show_duration(eject)));
+    let Resolve { ttl_min, ttl_max } = resolve;
+    let mut table = Table::new(format!("upstream {name}"));
+    for Backend { address, weight, backup } in backends {
+        let backup = if *backup { ", backup" } else { "" };
+        table = table.fact(format!("backend {address}"), format_args!("weight {weight}{backup}"));
+    }
+    table
+        .fact("balance", balance.word())
+        .fact("retries", retries)
+        .option("source_address", *source_address)
+        .option("warm", warm)
+        .option("max_connections_per_backend", *max_connections_per_backend)
+        .option("queue", queue)
+        .fact("on_down", format!("{on_down:?}").to_lowercase())
+        .option("health", health.as_ref().map(health_in_words))
+        .option("outlier", outlier)
+        .lasting("resolve.ttl_min", *ttl_min)
+        .lasting("resolve.ttl_max", *ttl_max)
+}
+
+fn health_in_words(health: &Health) -> String {
+    let Health { interval, timeout, rise, fall, send, expect } = health;
+    let (interval, timeout) = (show_duration(*interval), show_duration(*timeout));
+    let bytes = |bytes: &Option<Vec<u8>>| {
+        bytes.as_ref().map_or_else(|| "nothing".into(), |bytes| format!("\"{}\"", bytes.escape_ascii()))
+    };
+    let (send, expect) = (bytes(send), bytes(expect));
+    format!("interval {interval}, timeout {timeout}, rise {rise}, fall {fall}, send {send}, expect {expect}")
+}

@@ -1,0 +1,232 @@
+//! What the file says: every table and key that this version of arus knows, once, with its type. The texts borrow from
+//! the file. What values mean, their defaults and their bounds are `compile`'s.
+//!
+//! The same list gives the parser its known keys, and the tests the keys that `docs/CONFIG.md` and `proxy.toml` must
+//! show.
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{Report, Span};
+use super::read::{Flag, Lasting, List, Read, Shape, Size, Table, Text, Whole, wrong_type};
+
+/// Declares the tables: a struct each, with an optional field for every key, and [`SHAPES`].
+macro_rules! tables {
+    ($(
+        $(#[$meta:meta])*
+        $name:ident $(<$life:lifetime>)? $title:literal {
+            $($key:ident: $type:ty,)*
+            $(; later: $($later:ident),+)?
+        }
+    )*) => {
+        $(
+            $(#[$meta])*
+            #[derive(Debug, Default)]
+            pub(super) struct $name $(<$life>)? {
+                /// The table's header, or its braces.
+                #[allow(dead_code)] // every table has one, and not all have something to say of it
+                pub(super) span: Span,
+                $(pub(super) $key: Option<$type>,)*
+            }
+
+            impl $(<$life>)? $name $(<$life>)? {
+                const SHAPE: Shape = Shape {
+                    title: $title,
+                    keys: &[$(stringify!($key)),*],
+                    later: &[$($(stringify!($later)),+)?],
+                };
+            }
+
+            impl<'a> Read<'a> for tables!(@with $name $($life)?) {
+                fn read(value: Spanned<DeValue<'a>>, key: &str, report: &mut Report<'_>) -> Option<Self> {
+                    let mut table = Table::open(value, key, &Self::SHAPE, report)?;
+                    let raw = Self { span: table.span.clone(), $($key: table.take(stringify!($key), report),)* };
+                    table.close(report);
+                    Some(raw)
+                }
+            }
+        )*
+
+        /// Every table with its keys, in the order of the documentation.
+        #[cfg(test)]
+        pub(super) const SHAPES: &[Shape] = &[$($name::SHAPE),*];
+    };
+    (@with $name:ident) => { $name };
+    (@with $name:ident $life:lifetime) => { $name<$life> };
+}
+
+tables! {
+    File<'a> "" {
+        engine: Engine<'a>,
+        timeouts: Timeouts,
+        log: Log<'a>,
+        admin: Admin<'a>,
+        listener: Vec<Listener<'a>>,
+        upstream: Vec<Upstream<'a>>,
+        demo: Demo<'a>,
+        ; later: plugin, auth, acl, socks, qos, sessions, telemetry
+    }
+
+    Engine<'a> "[engine]" {
+        shards: WholeOrText<'a>,
+        pin: Flag,
+        buffer_size: Spanned<Size>,
+        buffers: Whole,
+        max_buffers: Whole,
+        busy_poll: Text<'a>,
+        max_connections: Whole,
+        drain_timeout: Lasting,
+        user: Text<'a>,
+        state_dir: Text<'a>,
+    }
+
+    Timeouts "[timeouts]" {
+        proxy_header: Lasting,
+        tls_handshake: Lasting,
+        negotiate: Lasting,
+        connect: Lasting,
+        idle: Lasting,
+        half_closed: Lasting,
+    }
+
+    Log<'a> "[log]" {
+        level: Text<'a>,
+        format: Text<'a>,
+        access: Text<'a>,
+    }
+
+    Admin<'a> "[admin]" {
+        listen: Text<'a>,
+        socket: Text<'a>,
+        ; later: dashboard, protect_metrics, users, tokens
+    }
+
+    Listener<'a> "[[listener]]" {
+        name: Text<'a>,
+        listen: List<Text<'a>>,
+        service: Text<'a>,
+        upstream: Text<'a>,
+        max_connections: Whole,
+        max_connections_per_source: Whole,
+        accept_rate: Whole,
+        allow_sources: List<Text<'a>>,
+        backlog: Whole,
+        fast_open: Flag,
+        timeouts: ListenerTimeouts,
+        route: Vec<Route<'a>>,
+        ; later: tls, accept_proxy, plugins
+    }
+
+    /// The same keys as [`Timeouts`], each of which overrides the file's.
+    ListenerTimeouts "[listener.timeouts]" {
+        proxy_header: Lasting,
+        tls_handshake: Lasting,
+        negotiate: Lasting,
+        connect: Lasting,
+        idle: Lasting,
+        half_closed: Lasting,
+    }
+
+    Route<'a> "[[listener.route]]" {
+        source: List<Text<'a>>,
+        upstream: Text<'a>,
+        ; later: sni, alpn
+    }
+
+    Upstream<'a> "[[upstream]]" {
+        name: Text<'a>,
+        backends: List<Backend<'a>>,
+        balance: Text<'a>,
+        retries: Whole,
+        source_address: Text<'a>,
+        warm: Warm,
+        max_connections_per_backend: Whole,
+        queue: Queue,
+        on_down: Text<'a>,
+        health: Health<'a>,
+        outlier: Outlier,
+        resolve: Resolve,
+        ; later: send_proxy, proxy_tlvs, tls
+    }
+
+    BackendTable<'a> "[[upstream.backends]]" {
+        address: Text<'a>,
+        weight: Whole,
+        backup: Flag,
+    }
+
+    Warm "[upstream.warm]" {
+        connections: Whole,
+        idle: Lasting,
+    }
+
+    Queue "[upstream.queue]" {
+        size: Whole,
+        timeout: Lasting,
+    }
+
+    Health<'a> "[upstream.health]" {
+        interval: Lasting,
+        timeout: Lasting,
+        rise: Whole,
+        fall: Whole,
+        send: Text<'a>,
+        expect: Text<'a>,
+    }
+
+    Outlier "[upstream.outlier]" {
+        failures: Whole,
+        eject: Lasting,
+    }
+
+    Resolve "[upstream.resolve]" {
+        ttl_min: Lasting,
+        ttl_max: Lasting,
+    }
+
+    Demo<'a> "[demo]" {
+        hello: Text<'a>,
+        ; later: accept_proxy
+    }
+}
+
+impl<'a> File<'a> {
+    pub(super) fn from_document(document: Spanned<DeTable<'a>>, report: &mut Report<'_>) -> Self {
+        let value = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
+        Self::read(value, "", report).unwrap_or_default()
+    }
+}
+
+/// `shards = 4` or `shards = "auto"`.
+#[derive(Debug)]
+pub(super) enum WholeOrText<'a> {
+    Whole(Whole),
+    Text(Text<'a>),
+}
+
+impl<'a> Read<'a> for WholeOrText<'a> {
+    fn read(value: Spanned<DeValue<'a>>, key: &str, report: &mut Report<'_>) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::Integer(_) => Whole::read(value, key, report).map(Self::Whole),
+            DeValue::String(_) => Text::read(value, key, report).map(Self::Text),
+            other => wrong_type(&value.span(), key, "a whole number or a string", other, report),
+        }
+    }
+}
+
+/// An item of `backends`: an address alone, or a table.
+#[derive(Debug)]
+pub(super) enum Backend<'a> {
+    Address(Text<'a>),
+    Table(BackendTable<'a>),
+}
+
+impl<'a> Read<'a> for Backend<'a> {
+    fn read(value: Spanned<DeValue<'a>>, key: &str, report: &mut Report<'_>) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::String(_) => Text::read(value, key, report).map(Self::Address),
+            DeValue::Table(_) => BackendTable::read(value, key, report).map(Self::Table),
+            other => wrong_type(&value.span(), key, "an address or a table", other, report),
+        }
+    }
+}

@@ -60,20 +60,24 @@ fn render(status: &Status) -> String {
 fn header(status: &Status) -> String {
     let totals = &status.totals;
     let config = status.config.as_ref().map_or("the built-in example".into(), |path| path.display().to_string());
-    let uptime = units::span(Duration::from_secs_f64(status.uptime_seconds.max(0.0)));
+    let uptime = units::span(Duration::from_secs(status.uptime_seconds));
     let state = if status.draining { "DRAINING" } else { "running" };
     let mut text = format!(
         "arus {} {state}, pid {}, up {uptime}, generation {} of {config}\n\
-         connections {}, accepted {}, rejected {}, failed {}, up {}, down {}\n",
+         connections {}, accepted {}, rejected {}, failed {}, up {}, down {}\n\
+         in the last second: {} new, up {}, down {}\n",
         status.version,
         status.pid,
         status.generation,
         in_use(&status.limits.connections),
-        totals.accepted,
-        totals.rejected,
-        totals.failed,
-        units::bytes(totals.bytes_up),
-        units::bytes(totals.bytes_down),
+        units::count(totals.accepted),
+        units::count(totals.rejected),
+        units::count(totals.failed),
+        units::bytes(totals.flow.bytes_up),
+        units::bytes(totals.flow.bytes_down),
+        units::rate(totals.accepted_per_second),
+        units::bytes_per_second(totals.flow.bytes_up_per_second),
+        units::bytes_per_second(totals.flow.bytes_down_per_second),
     );
     if totals.summaries_dropped > 0 || totals.log_lines_dropped > 0 {
         let (access, log) = (totals.summaries_dropped, totals.log_lines_dropped);
@@ -93,8 +97,8 @@ fn listeners(status: &Status) -> Table {
             units::count(listener.accepted),
             units::count(listener.rejected.values().sum()),
             units::count(listener.failed.iter().map(|failed| failed.count).sum()),
-            units::bytes(listener.bytes_up),
-            units::bytes(listener.bytes_down),
+            units::bytes(listener.flow.bytes_up),
+            units::bytes(listener.flow.bytes_down),
         ]);
     }
     table
@@ -130,9 +134,9 @@ fn upstreams(status: &Status) -> Table {
         "UPSTREAM",
         "BACKEND",
         "STATE",
-        "WEIGHT>",
         "CONNECTIONS>",
         "CONNECTS>",
+        "NOW>",
         "FAILURES>",
         "EJECTED>",
         "UP>",
@@ -140,18 +144,17 @@ fn upstreams(status: &Status) -> Table {
     ]);
     for upstream in &status.upstreams {
         for backend in &upstream.backends {
-            let backup = if backend.backup { " (backup)" } else { "" };
             table.row([
                 upstream.name.clone(),
-                format!("{}{backup}", backend.address),
+                backend.address.clone(),
                 backend.state.clone(),
-                backend.weight.to_string(),
                 in_use(&backend.connections),
                 units::count(backend.connects),
+                units::rate(backend.connects_per_second),
                 units::count(backend.connect_failures),
                 units::count(backend.ejections),
-                units::bytes(backend.bytes_up),
-                units::bytes(backend.bytes_down),
+                units::bytes(backend.flow.bytes_up),
+                units::bytes(backend.flow.bytes_down),
             ]);
         }
     }
@@ -181,8 +184,8 @@ fn shards(status: &Status) -> Table {
             units::percent(shard.busy_share),
             shard.active.to_string(),
             units::count(shard.accepted),
-            units::bytes(shard.bytes_up),
-            units::bytes(shard.bytes_down),
+            units::bytes(shard.flow.bytes_up),
+            units::bytes(shard.flow.bytes_down),
             format!("{} of {}", shard.buffers.free, shard.buffers.total),
             shard.buffers.watermark.to_string(),
             units::count(shard.enobufs),
@@ -207,4 +210,29 @@ fn latencies(status: &Status) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::top::tests::reading;
+
+    #[test]
+    fn the_tables_show_what_stands_in_the_document() {
+        let text = render(&reading(60));
+        for part in [
+            "arus 0.1.0 running, pid 1, up 1m 0s, generation 3 of /etc/arus/proxy.toml",
+            "connections 14 of 100000, accepted 12k, rejected 5, failed 2, up 120 MiB, down 120 GiB",
+            "in the last second: 200/s new, up 2.0 MiB/s, down 2.0 GiB/s",
+            "pool      10.0.0.2:80  down               3      3000  50/s         2",
+            "    0    0   25%       7      6000  60 MiB  60 GiB    200 of 256",
+            "web       127.0.0.1:1, 127.0.0.1:2, 127.0.0.1:3 and 1 more",
+            "web       rejected: accept_rate           5",
+            "web       failed: connect (upstream)      2",
+            "first_byte     10  120 us  900 us  2.5 ms  61 s",
+        ] {
+            assert!(text.contains(part), "{part:?} is missing in\n{text}");
+        }
+        assert!(!text.contains("LOST"));
+    }
 }

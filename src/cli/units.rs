@@ -36,6 +36,11 @@ pub(super) fn count(count: u64) -> String {
     if value < 9.95 { format!("{value:.1}{}", UNITS[unit]) } else { format!("{value:.0}{}", UNITS[unit]) }
 }
 
+/// Events per second: `0/s`, `1.2k/s`.
+pub(super) fn rate(rate: f64) -> String {
+    format!("{}/s", count(rate.round() as u64))
+}
+
 /// `85 us`, `1.2 ms`, `3.4 s`, `5 m`.
 pub(super) fn micros(us: u64) -> String {
     let short = |value: f64, unit: &str| {

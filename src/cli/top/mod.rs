@@ -1,10 +1,10 @@
-//! `arus top`: a live view over the control socket. This file is the loop and the keys; `sample` makes rates of
+//! `arus top`: a live view over the control socket. This file is the loop and the keys; `sample` keeps
 //! readings, `screen` draws them.
 
 mod sample;
 mod screen;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(super) struct TopArgs {
     /// Time between readings, 100ms to 1m
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     interval: Duration,
-    /// Print one frame as text after one interval, and end; needs no terminal
+    /// Print one frame as text, and end; needs no terminal
     #[arg(long)]
     once: bool,
 }
@@ -54,8 +54,6 @@ pub(super) fn run(args: &TopArgs) -> anyhow::Result<()> {
     // The first reading is a plain question: no screen for an arus that is not there.
     samples.take(read(&client)?);
     if args.once {
-        std::thread::sleep(args.interval);
-        samples.take(read(&client)?);
         let width = ratatui::crossterm::terminal::size().map_or(80, |(width, _)| width.max(80));
         let choices = Choices { interval: args.interval, ..Choices::default() };
         return Ok(std::io::stdout().write_all(frame_text(&samples, &choices, width)?.as_bytes())?);

@@ -63,17 +63,17 @@ pub(super) fn draw(frame: &mut Frame<'_>, samples: &Samples, choices: &Choices) 
     ])
     .areas(frame.area());
 
-    draw_header(frame, header, status, samples, sparklines == 0);
-    draw_traffic(frame, traffic, samples);
-    draw_shards(frame, shards, status, samples);
-    draw_backends(frame, upstreams, status, samples, choices.scroll);
+    draw_header(frame, header, status, sparklines == 0);
+    draw_traffic(frame, traffic, status, samples);
+    draw_shards(frame, shards, status);
+    draw_backends(frame, upstreams, status, choices.scroll);
     draw_latency(frame, latency, status);
     draw_footer(frame, footer, choices);
 }
 
 /// The rates stand over their sparklines, and here where a small window has none.
-fn draw_header(frame: &mut Frame<'_>, area: Rect, status: &Status, samples: &Samples, with_rates: bool) {
-    let uptime = units::span(Duration::from_secs_f64(status.uptime_seconds.max(0.0)));
+fn draw_header(frame: &mut Frame<'_>, area: Rect, status: &Status, with_rates: bool) {
+    let uptime = units::span(Duration::from_secs(status.uptime_seconds));
     let config = status.config.as_ref().map_or("built-in example".into(), |path| path.display().to_string());
     let state = if status.draining { " DRAINING".red().bold() } else { "".into() };
     let title = Line::from(vec![
@@ -86,29 +86,31 @@ fn draw_header(frame: &mut Frame<'_>, area: Rect, status: &Status, samples: &Sam
         "connections ".dim(),
         in_use(&status.limits.connections).bold(),
         "  new ".dim(),
-        format!("{}/s", units::count(samples.rates.accepted.round() as u64)).bold(),
+        units::rate(totals.accepted_per_second).bold(),
         "  rejected ".dim(),
         units::count(totals.rejected).into(),
         "  failed ".dim(),
         units::count(totals.failed).into(),
     ];
     if with_rates {
-        let (up, down) = (samples.rates.up, samples.rates.down);
+        let (up, down) = (totals.flow.bytes_up_per_second, totals.flow.bytes_down_per_second);
         connections.extend(["  up ".dim(), units::bytes_per_second(up).bold()]);
         connections.extend(["  down ".dim(), units::bytes_per_second(down).bold()]);
     }
     frame.render_widget(Paragraph::new(vec![title, connections.into()]), area);
 }
 
-fn draw_traffic(frame: &mut Frame<'_>, area: Rect, samples: &Samples) {
+fn draw_traffic(frame: &mut Frame<'_>, area: Rect, status: &Status, samples: &Samples) {
     if area.height < 2 {
         return;
     }
     let [left, _, right] =
         Layout::horizontal([Constraint::Fill(1), Constraint::Length(1), Constraint::Fill(1)]).areas(area);
-    let rates = &samples.rates;
-    let sides =
-        [(left, "up", rates.up, &samples.up, Color::Cyan), (right, "down", rates.down, &samples.down, Color::Green)];
+    let flow = &status.totals.flow;
+    let sides = [
+        (left, "up", flow.bytes_up_per_second, &samples.up, Color::Cyan),
+        (right, "down", flow.bytes_down_per_second, &samples.down, Color::Green),
+    ];
     for (area, name, rate, past, colour) in sides {
         let [title, graph] = Layout::vertical([Constraint::Length(1), Constraint::Fill(1)]).areas(area);
         let shown = past.len().min(usize::from(graph.width));
@@ -123,17 +125,16 @@ fn draw_traffic(frame: &mut Frame<'_>, area: Rect, samples: &Samples) {
     }
 }
 
-fn draw_shards(frame: &mut Frame<'_>, area: Rect, status: &Status, samples: &Samples) {
+fn draw_shards(frame: &mut Frame<'_>, area: Rect, status: &Status) {
     let rows = status.shards.iter().map(|shard| {
-        let rates = samples.rates.shards.get(&shard.id).copied().unwrap_or_default();
         Row::new([
             Cell::from(shard.id.to_string()),
             Cell::from(shard.cpu.map_or("-".into(), |cpu| cpu.to_string())),
-            Cell::from(bar(rates.busy)),
+            Cell::from(bar(shard.busy_share)),
             number(shard.active.to_string()),
-            number(format!("{}/s", units::count(rates.accepted.round() as u64))),
-            number(units::bytes_per_second(rates.up)),
-            number(units::bytes_per_second(rates.down)),
+            number(units::rate(shard.accepted_per_second)),
+            number(units::bytes_per_second(shard.flow.bytes_up_per_second)),
+            number(units::bytes_per_second(shard.flow.bytes_down_per_second)),
             number(format!("{}/{}", shard.buffers.total.saturating_sub(shard.buffers.free), shard.buffers.total)),
         ])
     });
@@ -142,10 +143,8 @@ fn draw_shards(frame: &mut Frame<'_>, area: Rect, status: &Status, samples: &Sam
     frame.render_widget(Table::new(rows, widths).header(heading(&headings, 3)).column_spacing(1), area);
 }
 
-fn draw_backends(frame: &mut Frame<'_>, area: Rect, status: &Status, samples: &Samples, scroll: usize) {
+fn draw_backends(frame: &mut Frame<'_>, area: Rect, status: &Status, scroll: usize) {
     let rows = backends(status).skip(scroll).map(|(upstream, backend)| {
-        let key = (upstream.to_owned(), backend.address.clone());
-        let rates = samples.rates.backends.get(&key).copied().unwrap_or_default();
         let state = match backend.state.as_str() {
             "up" => backend.state.clone().green(),
             "down" => backend.state.clone().red().bold(),
@@ -156,10 +155,10 @@ fn draw_backends(frame: &mut Frame<'_>, area: Rect, status: &Status, samples: &S
             Cell::from(backend.address.clone()),
             Cell::from(state),
             number(in_use(&backend.connections)),
-            number(format!("{}/s", units::count(rates.connects.round() as u64))),
+            number(units::rate(backend.connects_per_second)),
             number(units::count(backend.connect_failures)),
-            number(units::bytes_per_second(rates.up)),
-            number(units::bytes_per_second(rates.down)),
+            number(units::bytes_per_second(backend.flow.bytes_up_per_second)),
+            number(units::bytes_per_second(backend.flow.bytes_down_per_second)),
         ])
     });
     let widths = [

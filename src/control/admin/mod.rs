@@ -7,10 +7,10 @@
 
 mod ask;
 mod config;
+mod orders;
 mod refusal;
 pub mod sessions;
 pub mod status;
-mod upstreams;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,8 +59,8 @@ pub fn router(control: Control) -> Router {
         .route("/health", get(health))
         .route("/api/v1/status", get(status::show))
         .route("/api/v1/shards", get(status::show_shards))
-        .route("/api/v1/upstreams", get(upstreams::show))
-        .route("/api/v1/upstreams/{upstream}/backends/{backend}/{order}", post(upstreams::order))
+        .route("/api/v1/upstreams", get(status::show_upstreams))
+        .route("/api/v1/upstreams/{upstream}/backends/{backend}/{order}", post(orders::order))
         .route("/api/v1/sessions", get(sessions::list))
         .route("/api/v1/sessions/{id}", get(sessions::show).delete(sessions::kill))
         .route("/api/v1/reload", post(reload))
@@ -111,7 +111,7 @@ async fn health(State(control): State<Control>) -> Response {
     let draining = control.view().draining;
     let (code, word) =
         if draining { (StatusCode::SERVICE_UNAVAILABLE, "draining") } else { (StatusCode::OK, "healthy") };
-    let uptime = control.started().elapsed().unwrap_or_default().as_secs();
+    let uptime = control.uptime().as_secs();
     (code, Json(json!({ "status": word, "version": env!("CARGO_PKG_VERSION"), "uptime_seconds": uptime })))
         .into_response()
 }

@@ -1,27 +1,22 @@
 //! What runs and how it stands: the one document that `arus status`, `arus top` and monitoring read.
 //!
-//! All counters count from the start of the process, so that whoever asks twice gets exact rates, however often
-//! others ask.
+//! Counts are since the start of the process; rates (`..._per_second`) and busy shares are those of the last second.
+//! This is the API's view of `stats::totals`: names here are a promise to whoever reads the API, names there are not.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use axum::extract::State;
 use axum::response::Json;
-use crossbeam::utils::CachePadded;
+use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
-use super::sessions::{rfc3339, service};
-use crate::control::handle::{Control, ShardView, View};
+use super::sessions::rfc3339;
+use crate::control::handle::Control;
 use crate::control::logging;
-use crate::policy::budget::Budget;
-use crate::shard::command::Snapshot;
-use crate::stats::clock_ms;
-use crate::stats::counters::{ListenerCounters, ListenerState};
-use crate::stats::latency::{Latencies, Measure};
-use crate::types::{Blame, Reason, Stage};
-use crate::upstream::state::{BackendState, Health};
+use crate::stats::totals::{
+    BackendTotals, LatencyTotals, ListenerTotals, Reloads, ShardTotals, Totals as Reading, Traffic, UpstreamTotals,
+};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
@@ -29,7 +24,7 @@ pub struct Status {
     pub pid: u32,
     /// RFC 3339, UTC.
     pub started: String,
-    pub uptime_seconds: f64,
+    pub uptime_seconds: u64,
     pub generation: u64,
     pub draining: bool,
     /// `None`: the built-in example.
@@ -43,14 +38,26 @@ pub struct Status {
     pub upstreams: Vec<Upstream>,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Totals {
-    pub active: u64,
-    pub accepted: u64,
-    pub rejected: u64,
-    pub failed: u64,
+/// Payload, and how fast it flows.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Flow {
     pub bytes_up: u64,
     pub bytes_down: u64,
+    pub bytes_up_per_second: f64,
+    pub bytes_down_per_second: f64,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Totals {
+    pub active: u32,
+    pub accepted: u64,
+    pub accepted_per_second: f64,
+    pub rejected: u64,
+    pub failed: u64,
+    #[serde(flatten)]
+    pub flow: Flow,
+    pub reloads: u64,
+    pub reloads_refused: u64,
     /// Finished sessions that the access log could not take.
     pub summaries_dropped: u64,
     pub log_lines_dropped: u64,
@@ -59,7 +66,7 @@ pub struct Totals {
 /// A limit and what of it is in use.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Use {
-    pub used: u32,
+    pub used: u64,
     /// `None`: no limit.
     pub limit: Option<u32>,
 }
@@ -88,9 +95,10 @@ pub struct Shard {
     pub cpu: Option<usize>,
     pub active: u64,
     pub accepted: u64,
-    pub bytes_up: u64,
-    pub bytes_down: u64,
-    /// Part of its time that it worked, since the start; of two readings, busy_ns and idle_ns give any other span.
+    pub accepted_per_second: f64,
+    #[serde(flatten)]
+    pub flow: Flow,
+    /// Part of the last second that it worked, 0 to 1.
     pub busy_share: f64,
     pub busy_ns: u64,
     pub idle_ns: u64,
@@ -117,14 +125,14 @@ pub struct Buffers {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Listener {
     pub name: String,
-    pub service: String,
     /// Really bound: port 0 is a port here.
     pub addresses: Vec<String>,
     pub connections: Use,
     pub accepted: u64,
+    pub accepted_per_second: f64,
     pub closed: u64,
-    pub bytes_up: u64,
-    pub bytes_down: u64,
+    #[serde(flatten)]
+    pub flow: Flow,
     /// By reason; those that never happened are left out.
     pub rejected: BTreeMap<String, u64>,
     pub failed: Vec<Failed>,
@@ -141,7 +149,7 @@ pub struct Failed {
 pub struct Upstream {
     pub name: String,
     /// Connections that wait for a full backend.
-    pub waiting: Use,
+    pub waiting: u32,
     pub backends: Vec<Backend>,
 }
 
@@ -150,206 +158,163 @@ pub struct Backend {
     pub address: String,
     /// up | down | ejected | drained
     pub state: String,
-    pub weight: u16,
-    pub backup: bool,
     pub connections: Use,
     pub connects: u64,
+    pub connects_per_second: f64,
     pub connect_failures: u64,
     pub ejections: u64,
-    pub bytes_up: u64,
-    pub bytes_down: u64,
+    #[serde(flatten)]
+    pub flow: Flow,
 }
 
 pub(super) async fn show(State(control): State<Control>) -> Json<Status> {
-    Json(read(&control))
+    Json(status(&control))
 }
 
 pub(super) async fn show_shards(State(control): State<Control>) -> Json<Vec<Shard>> {
-    Json(control.shards().iter().map(shard).collect())
+    Json(control.totals().shards.into_iter().map(Shard::from).collect())
 }
 
-/// Everything at this moment. Counters are read one after another, so sums may differ by what happened meanwhile.
-fn read(control: &Control) -> Status {
-    let view = control.view();
-    let shards: Vec<Shard> = control.shards().iter().map(shard).collect();
-    let listeners = listeners(&view);
+pub(super) async fn show_upstreams(State(control): State<Control>) -> Json<Vec<Upstream>> {
+    Json(control.totals().upstreams.into_iter().map(Upstream::from).collect())
+}
+
+fn status(control: &Control) -> Status {
+    let reading = control.totals();
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
         started: rfc3339(control.started()),
-        uptime_seconds: control.started().elapsed().unwrap_or_default().as_millis() as f64 / 1000.0,
-        generation: view.snapshot.generation.0,
-        draining: view.draining,
+        uptime_seconds: reading.uptime_seconds,
+        generation: reading.generation,
+        draining: reading.draining,
         config: control.config().cloned(),
-        totals: totals(&shards, &listeners),
-        limits: Limits { connections: in_use(&view.snapshot.connections), descriptors: descriptor_limit() },
-        latency: latency(&control.latencies()),
-        shards,
-        listeners,
-        upstreams: upstreams(&view.snapshot),
+        totals: totals(&reading),
+        limits: Limits {
+            connections: Use { used: u64::from(reading.connections), limit: Some(reading.max_connections) },
+            descriptors: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft),
+        },
+        latency: reading.latency.iter().map(|latency| (latency.stage.to_owned(), Latency::from(latency))).collect(),
+        shards: reading.shards.into_iter().map(Shard::from).collect(),
+        listeners: reading.listeners.into_iter().map(Listener::from).collect(),
+        upstreams: reading.upstreams.into_iter().map(Upstream::from).collect(),
     }
 }
 
-fn totals(shards: &[Shard], listeners: &[Listener]) -> Totals {
-    let sum = |of: fn(&Shard) -> u64| shards.iter().map(of).sum();
+fn totals(reading: &Reading) -> Totals {
+    let Reloads { ok, failed } = reading.reloads;
     Totals {
-        active: sum(|shard| shard.active),
-        accepted: sum(|shard| shard.accepted),
-        rejected: listeners.iter().flat_map(|listener| listener.rejected.values()).sum(),
-        failed: listeners.iter().flat_map(|listener| &listener.failed).map(|failed| failed.count).sum(),
-        bytes_up: sum(|shard| shard.bytes_up),
-        bytes_down: sum(|shard| shard.bytes_down),
-        summaries_dropped: sum(|shard| shard.summaries_dropped),
+        active: reading.connections,
+        accepted: reading.traffic.connections,
+        accepted_per_second: reading.traffic.connections_per_second,
+        rejected: reading.listeners.iter().flat_map(|listener| listener.rejected.values()).sum(),
+        failed: reading.listeners.iter().flat_map(|listener| &listener.failed).map(|failed| failed.count).sum(),
+        flow: reading.traffic.into(),
+        reloads: ok,
+        reloads_refused: failed,
+        summaries_dropped: reading.shards.iter().map(|shard| shard.summaries_dropped).sum(),
         log_lines_dropped: logging::dropped_lines(),
     }
 }
 
-fn shard(view: &ShardView) -> Shard {
-    let stats = &view.stats;
-    let (busy_ns, idle_ns) = (stats.busy_ns.load(Relaxed), stats.idle_ns.load(Relaxed));
-    Shard {
-        id: view.id.0,
-        cpu: view.cpu,
-        active: stats.active.load(Relaxed),
-        accepted: stats.accepted.load(Relaxed),
-        bytes_up: stats.bytes_up.load(Relaxed),
-        bytes_down: stats.bytes_down.load(Relaxed),
-        busy_share: share(busy_ns, idle_ns),
-        busy_ns,
-        idle_ns,
-        turns: stats.turns.load(Relaxed),
-        completions: stats.completions.load(Relaxed),
-        operations: stats.operations.load(Relaxed),
-        buffers: Buffers {
-            free: stats.buffers_free.load(Relaxed),
-            total: stats.buffers_total.load(Relaxed),
-            watermark: stats.buffers_watermark.load(Relaxed),
-        },
-        cq_overflows: stats.cq_overflows.load(Relaxed),
-        enobufs: stats.enobufs.load(Relaxed),
-        accept_errors: stats.accept_errors.load(Relaxed),
-        panics: stats.panics.load(Relaxed),
-        summaries_dropped: stats.summaries_dropped.load(Relaxed),
+impl From<Traffic> for Flow {
+    fn from(traffic: Traffic) -> Self {
+        let Traffic { bytes_up, bytes_down, bytes_up_per_second, bytes_down_per_second, .. } = traffic;
+        Self { bytes_up, bytes_down, bytes_up_per_second, bytes_down_per_second }
     }
 }
 
-/// The part of the whole that was busy, to three digits; 0 of nothing.
-#[must_use]
-pub fn share(busy_ns: u64, idle_ns: u64) -> f64 {
-    let whole = busy_ns.saturating_add(idle_ns).max(1);
-    (busy_ns as f64 / whole as f64 * 1000.0).round() / 1000.0
+impl From<ShardTotals> for Shard {
+    fn from(shard: ShardTotals) -> Self {
+        Self {
+            id: shard.shard,
+            cpu: shard.cpu,
+            active: shard.active,
+            accepted: shard.traffic.connections,
+            accepted_per_second: shard.traffic.connections_per_second,
+            flow: shard.traffic.into(),
+            busy_share: shard.busy,
+            busy_ns: shard.busy_ns,
+            idle_ns: shard.idle_ns,
+            turns: shard.turns,
+            completions: shard.completions,
+            operations: shard.operations,
+            buffers: Buffers {
+                free: shard.buffers_free,
+                total: shard.buffers_total,
+                watermark: shard.buffers_watermark,
+            },
+            cq_overflows: shard.cq_overflows,
+            enobufs: shard.enobufs,
+            accept_errors: shard.accept_errors,
+            panics: shard.panics,
+            summaries_dropped: shard.summaries_dropped,
+        }
+    }
 }
 
-fn listeners(view: &View) -> Vec<Listener> {
-    let snapshot = &view.snapshot;
-    let states = snapshot.plan.listeners.iter().zip(&snapshot.listeners);
-    states
-        .map(|(plan, state)| Listener {
-            name: plan.name.to_string(),
-            service: service(plan.service).into(),
-            addresses: view
-                .binds
-                .iter()
-                .filter(|bound| bound.listener == plan.index)
-                .map(|bound| bound.address.to_string())
-                .collect(),
-            connections: in_use(&state.connections),
-            accepted: sum(&state.counters, |counters| &counters.accepted),
-            closed: sum(&state.counters, |counters| &counters.closed),
-            bytes_up: sum(&state.counters, |counters| &counters.bytes_up),
-            bytes_down: sum(&state.counters, |counters| &counters.bytes_down),
-            rejected: rejected(state),
-            failed: failed(state),
-        })
-        .collect()
+impl From<ListenerTotals> for Listener {
+    fn from(listener: ListenerTotals) -> Self {
+        let failed = listener.failed.iter().map(|failed| Failed {
+            stage: failed.stage.into(),
+            blame: failed.blame.into(),
+            count: failed.count,
+        });
+        Self {
+            name: listener.listener,
+            addresses: listener.addresses,
+            connections: Use { used: listener.active, limit: listener.max_connections },
+            accepted: listener.traffic.connections,
+            accepted_per_second: listener.traffic.connections_per_second,
+            closed: listener.closed,
+            flow: listener.traffic.into(),
+            rejected: listener.rejected.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
+            failed: failed.collect(),
+        }
+    }
 }
 
-/// Sums one counter over the shards.
-fn sum<T>(counters: &[CachePadded<T>], which: impl Fn(&T) -> &AtomicU64) -> u64 {
-    counters.iter().map(|counters| which(counters).load(Relaxed)).sum()
+impl From<UpstreamTotals> for Upstream {
+    fn from(upstream: UpstreamTotals) -> Self {
+        let backends = upstream.backends.into_iter().map(Backend::from).collect();
+        Self { name: upstream.upstream, waiting: upstream.waiting, backends }
+    }
 }
 
-fn rejected(state: &ListenerState) -> BTreeMap<String, u64> {
-    let count =
-        |reason: Reason| sum(&state.counters, |counters: &ListenerCounters| &counters.rejected[reason as usize]);
-    let counts = Reason::ALL.iter().map(|&reason| (reason.label().to_owned(), count(reason)));
-    counts.filter(|&(_, count)| count > 0).collect()
-}
-
-fn failed(state: &ListenerState) -> Vec<Failed> {
-    let pairs = Stage::ALL.iter().flat_map(|&stage| Blame::ALL.iter().map(move |&blame| (stage, blame)));
-    let counts = pairs.map(|(stage, blame)| Failed {
-        stage: stage.label().into(),
-        blame: blame.label().into(),
-        count: sum(&state.counters, |counters| &counters.failed[stage as usize][blame as usize]),
-    });
-    counts.filter(|failed| failed.count > 0).collect()
-}
-
-pub(super) fn upstreams(snapshot: &Snapshot) -> Vec<Upstream> {
-    let states = snapshot.plan.upstreams.iter().zip(&snapshot.upstreams);
-    states
-        .map(|(plan, state)| Upstream {
-            name: plan.name.to_string(),
-            waiting: in_use(&state.waiting),
-            backends: plan.backends.iter().zip(&state.backends).map(|(plan, state)| backend(plan, state)).collect(),
-        })
-        .collect()
-}
-
-fn backend(plan: &crate::config::plan::Backend, state: &BackendState) -> Backend {
-    Backend {
-        address: plan.address.to_string(),
-        state: backend_state(state).into(),
-        weight: plan.weight,
-        backup: plan.backup,
-        connections: in_use(&state.connections),
-        connects: sum(&state.counters, |counters| &counters.connects),
-        connect_failures: sum(&state.counters, |counters| &counters.connect_failures),
-        ejections: state.ejections.load(Relaxed),
-        bytes_up: sum(&state.counters, |counters| &counters.bytes_up),
-        bytes_down: sum(&state.counters, |counters| &counters.bytes_down),
+impl From<BackendTotals> for Backend {
+    fn from(backend: BackendTotals) -> Self {
+        Self {
+            state: backend_state(&backend).into(),
+            address: backend.backend,
+            connections: Use { used: u64::from(backend.connections), limit: backend.max_connections },
+            connects: backend.traffic.connections,
+            connects_per_second: backend.traffic.connections_per_second,
+            connect_failures: backend.connect_failures,
+            ejections: backend.ejections,
+            flow: backend.traffic.into(),
+        }
     }
 }
 
 /// The gravest that holds: a backend may be down, drained and ejected at once.
-fn backend_state(state: &BackendState) -> &'static str {
-    if state.health() == Health::Down {
-        "down"
-    } else if state.is_drained() {
-        "drained"
-    } else if state.is_ejected(clock_ms()) {
-        "ejected"
-    } else {
-        "up"
+fn backend_state(backend: &BackendTotals) -> &'static str {
+    match backend {
+        BackendTotals { up: false, .. } => "down",
+        BackendTotals { drained: true, .. } => "drained",
+        BackendTotals { ejected: true, .. } => "ejected",
+        _ => "up",
     }
 }
 
-fn in_use(budget: &Budget) -> Use {
-    let limit = budget.limit();
-    Use { used: budget.used(), limit: (limit != Budget::UNLIMITED).then_some(limit) }
-}
-
-fn latency(latencies: &Latencies) -> BTreeMap<String, Latency> {
-    let of = |measure: Measure| {
-        let histogram = latencies.get(measure);
-        if histogram.is_empty() {
-            return Latency::default();
+impl From<&LatencyTotals> for Latency {
+    fn from(latency: &LatencyTotals) -> Self {
+        let micros = |ms: f64| (ms * 1000.0).round() as u64;
+        Self {
+            count: latency.count,
+            p50: micros(latency.p50_ms),
+            p90: micros(latency.p90_ms),
+            p99: micros(latency.p99_ms),
+            max: micros(latency.max_ms),
         }
-        Latency {
-            count: histogram.len(),
-            p50: histogram.value_at_quantile(0.50),
-            p90: histogram.value_at_quantile(0.90),
-            p99: histogram.value_at_quantile(0.99),
-            max: histogram.max(),
-        }
-    };
-    Measure::ALL.iter().map(|&measure| (measure.label().to_owned(), of(measure))).collect()
-}
-
-/// The soft limit, as the kernel shows it: no unsafe call needed for a number that people read.
-fn descriptor_limit() -> Option<u64> {
-    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
+    }
 }

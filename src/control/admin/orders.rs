@@ -1,4 +1,4 @@
-//! Upstreams and their backends: how they stand, and an operator's orders.
+//! An operator's orders about backends.
 
 use std::sync::Arc;
 
@@ -8,15 +8,10 @@ use axum::response::Json;
 use serde_json::json;
 
 use super::refusal::Refusal;
-use super::status::{Upstream, upstreams};
 use crate::control::handle::Control;
 use crate::shard::command::Command;
 use crate::types::Name;
 use crate::upstream::state::{BackendState, Health, UpstreamState};
-
-pub(super) async fn show(State(control): State<Control>) -> Json<Vec<Upstream>> {
-    Json(upstreams(&control.view().snapshot))
-}
 
 /// `drain`: no new connections, live ones go on. `down`: the same, and live ones are cut where the upstream says
 /// `on_down = "close"`. `up`: in use again, at once; health checks judge from there.

@@ -47,7 +47,7 @@ pub const QUEUE: u32 = 1_000_000;
 pub const IN_A_ROW: u32 = 1000;
 /// The longest duration of a configuration: a year. Sums of some of them stay far from any overflow.
 pub const DURATION: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 60 * 60);
-/// The shortest time limit: the timer wheel's step.
+/// The shortest time limit: below it, waiting for anything is not meant.
 pub const TIMEOUT: std::time::Duration = std::time::Duration::from_millis(1);
 /// The shortest pause between health checks and between look-ups of a name: more often is an attack.
 pub const CHECK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(10);

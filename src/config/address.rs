@@ -87,13 +87,13 @@ fn split(text: &str) -> Result<(Host<'_>, &str), Wrong> {
         let ip: Ipv6Addr = ip.parse().map_err(|_| wrong("has no IPv6 address in its brackets"))?;
         return Ok((Host::Ip(ip.into()), port));
     }
-    if text.parse::<Ipv6Addr>().is_ok() {
-        return Err(wrong("has no port").hint(format!("an IPv6 address with a port is written `[{text}]:80`")));
-    }
     let (host, port) =
         text.rsplit_once(':').ok_or_else(|| wrong("has no port").hint(format!("such as `{text}:80`")))?;
-    if host.parse::<Ipv6Addr>().is_ok() {
-        return Err(wrong("needs brackets").hint(format!("write `[{host}]:{port}`")));
+    if host.parse::<Ipv6Addr>().is_ok() && port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong("needs brackets around its IPv6 address").hint(format!("write `[{host}]:{port}`")));
+    }
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Err(wrong("has no port").hint(format!("such as `[{text}]:80`")));
     }
     Ok((host.parse::<Ipv4Addr>().map_or(Host::Name(host), |ip| Host::Ip(ip.into())), port))
 }

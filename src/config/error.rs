@@ -158,6 +158,11 @@ impl<'t> Report<'t> {
     /// A value may be `None` only if an error says why.
     pub(super) fn finish<T>(mut self, value: Option<T>) -> Result<(T, Vec<Finding>), Errors> {
         let failed = self.has_errors();
+        if self.is_full() {
+            let end = self.text.len()..self.text.len();
+            let finding = self.finding(&end, Severity::Error, "further errors are not shown".into());
+            self.errors.push(finding);
+        }
         let mut findings = self.errors;
         findings.append(&mut self.warnings);
         findings.sort_by_key(|(at, _)| *at);

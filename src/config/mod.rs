@@ -25,8 +25,8 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::DeTable;
 
-use error::Report;
 pub use error::{Errors, Finding, Severity, nearest};
+use error::{Report, Span};
 use plan::Plan;
 pub use units::show_duration;
 
@@ -97,7 +97,7 @@ impl Environment {
         }
         let state = self.xdg_state_home.clone();
         let state = state.or_else(|| self.home.as_ref().map(|home| home.join(".local/state")));
-        self.directory.join(state.unwrap_or_else(|| ".".into())).join("arus")
+        state.map_or_else(|| self.directory.clone(), |state| self.directory.join(state)).join("arus")
     }
 }
 
@@ -157,15 +157,13 @@ pub fn parse(text: &str, name: &str, base: &Path, environment: &Environment) -> 
 /// The tree of a text without syntax errors: after one it has holes, and what it seems to lack may well be there.
 fn document<'t>(text: &'t str, report: &mut Report<'_>) -> Option<Spanned<DeTable<'t>>> {
     let (document, errors) = DeTable::parse_recoverable(text);
-    let mut last_line = 0;
-    for error in errors {
-        let span = error.span().unwrap_or(0..0);
-        let line = report.line(&span);
-        // The parser recovers on the next line; what more it says of the same one is mostly noise.
-        if line > last_line {
-            report.error(&span, error.message());
-            last_line = line;
-        }
+    let mut errors: Vec<(Span, &str)> =
+        errors.iter().map(|error| (error.span().unwrap_or_default(), error.message())).collect();
+    errors.sort_by_key(|(span, _)| span.start);
+    // The parser goes on with the next line; what more it says of the same one is mostly noise.
+    errors.dedup_by_key(|(span, _)| report.line(span));
+    for (span, message) in errors {
+        report.error(&span, message);
     }
     (!report.has_errors()).then_some(document)
 }

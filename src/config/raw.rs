@@ -7,10 +7,10 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{Report, Span};
-use super::read::{Flag, Lasting, List, Read, Shape, Size, Table, Text, Whole, wrong_type};
+use super::error::Report;
+use super::read::{Flag, Head, Lasting, List, Read, Shape, Size, Table, Text, Whole, wrong_type};
 
-/// Declares the tables: a struct each, with an optional field for every key, and [`SHAPES`].
+/// Declares the tables: a struct each, with a field for every key (`None`: absent or wrong), and [`SHAPES`].
 macro_rules! tables {
     ($(
         $(#[$meta:meta])*
@@ -23,9 +23,8 @@ macro_rules! tables {
             $(#[$meta])*
             #[derive(Debug, Default)]
             pub(super) struct $name $(<$life>)? {
-                /// The table's header, or its braces.
                 #[allow(dead_code)] // every table has one, and not all have something to say of it
-                pub(super) span: Span,
+                pub(super) head: Head,
                 $(pub(super) $key: Option<$type>,)*
             }
 
@@ -40,9 +39,8 @@ macro_rules! tables {
             impl<'a> Read<'a> for tables!(@with $name $($life)?) {
                 fn read(value: Spanned<DeValue<'a>>, key: &str, report: &mut Report<'_>) -> Option<Self> {
                     let mut table = Table::open(value, key, &Self::SHAPE, report)?;
-                    let raw = Self { span: table.span.clone(), $($key: table.take(stringify!($key), report),)* };
-                    table.close(report);
-                    Some(raw)
+                    $(let $key = table.take(stringify!($key), report);)*
+                    Some(Self { head: table.close(report), $($key,)* })
                 }
             }
         )*

@@ -25,7 +25,26 @@ pub(super) struct Size(pub(super) u64);
 #[derive(Debug)]
 pub(super) struct List<T> {
     pub(super) span: Span,
+    /// Without those that were wrong.
     pub(super) items: Vec<T>,
+    /// Nothing stands between its brackets.
+    pub(super) is_empty: bool,
+}
+
+/// A table apart from its values.
+#[derive(Debug, Default)]
+pub(super) struct Head {
+    /// The table's header, or its braces.
+    pub(super) span: Span,
+    /// Keys whose values were wrong, and reported as such: they are not missing.
+    wrong: Vec<&'static str>,
+}
+
+impl Head {
+    /// Whether a key without a value is absent from the file.
+    pub(super) fn lacks<T>(&self, value: Option<&T>, key: &str) -> bool {
+        value.is_none() && !self.wrong.contains(&key)
+    }
 }
 
 /// Something that can stand behind `key = `.
@@ -47,7 +66,7 @@ pub(super) struct Shape {
 pub(super) struct Table<'a> {
     shape: &'static Shape,
     rest: DeTable<'a>,
-    pub(super) span: Span,
+    head: Head,
 }
 
 impl<'a> Table<'a> {
@@ -59,23 +78,26 @@ impl<'a> Table<'a> {
     ) -> Option<Self> {
         let span = value.span();
         match value.into_inner() {
-            DeValue::Table(rest) => Some(Self { shape, rest, span }),
+            DeValue::Table(rest) => Some(Self { shape, rest, head: Head { span, wrong: Vec::new() } }),
             other => wrong_type(&span, key, "a table", &other, report),
         }
     }
 
-    pub(super) fn take<T: Read<'a>>(&mut self, key: &str, report: &mut Report<'_>) -> Option<T> {
-        let value = self.rest.remove(key)?;
-        T::read(value, key, report)
+    pub(super) fn take<T: Read<'a>>(&mut self, key: &'static str, report: &mut Report<'_>) -> Option<T> {
+        let value = T::read(self.rest.remove(key)?, key, report);
+        if value.is_none() {
+            self.head.wrong.push(key);
+        }
+        value
     }
 
     /// Reports what nobody took.
-    pub(super) fn close(self, report: &mut Report<'_>) {
+    pub(super) fn close(self, report: &mut Report<'_>) -> Head {
         let Shape { title, keys, later } = self.shape;
         let place = if title.is_empty() { String::new() } else { format!(" in `{title}`") };
         for (key, value) in &self.rest {
             if report.is_full() {
-                return;
+                break;
             }
             let word: &str = key.get_ref();
             let wrong = if later.contains(&word) {
@@ -92,6 +114,7 @@ impl<'a> Table<'a> {
             };
             report.error(&key.span(), wrong);
         }
+        self.head
     }
 }
 
@@ -177,13 +200,13 @@ impl<'a> Read<'a> for Spanned<Size> {
 impl<'a, T: Read<'a>> Read<'a> for List<T> {
     fn read(value: Spanned<DeValue<'a>>, key: &str, report: &mut Report<'_>) -> Option<Self> {
         let span = value.span();
-        let items = if value.get_ref().is_array() {
-            let DeValue::Array(array) = value.into_inner() else { return None };
-            array.into_iter().filter_map(|item| T::read(item, key, report)).collect()
-        } else {
-            vec![T::read(value, key, report)?]
-        };
-        Some(Self { span, items })
+        if !value.get_ref().is_array() {
+            return Some(Self { span, items: vec![T::read(value, key, report)?], is_empty: false });
+        }
+        let DeValue::Array(array) = value.into_inner() else { return None };
+        let is_empty = array.is_empty();
+        let items = array.into_iter().filter_map(|item| T::read(item, key, report)).collect();
+        Some(Self { span, items, is_empty })
     }
 }
 

@@ -25,10 +25,28 @@ pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
     humantime::parse_duration(text).map_err(|_| wrong())
 }
 
-/// A duration as [`duration`] reads it.
+/// A duration as the file writes it: `1h30m`, `500ms`, `0`.
 #[must_use]
 pub fn show_duration(duration: Duration) -> String {
-    if duration.is_zero() { "0".into() } else { humantime::format_duration(duration).to_string().replace(' ', "") }
+    // humantime would write a year as months, days, hours and more.
+    const UNITS: [(&str, u128); 7] = [
+        ("d", 86_400_000_000_000),
+        ("h", 3_600_000_000_000),
+        ("m", 60_000_000_000),
+        ("s", 1_000_000_000),
+        ("ms", 1_000_000),
+        ("us", 1_000),
+        ("ns", 1),
+    ];
+    let mut rest = duration.as_nanos();
+    let mut shown = String::new();
+    for (unit, nanoseconds) in UNITS {
+        if rest >= nanoseconds {
+            shown.push_str(&format!("{}{unit}", rest / nanoseconds));
+            rest %= nanoseconds;
+        }
+    }
+    if shown.is_empty() { "0".into() } else { shown }
 }
 
 /// `"16KiB"` (1024), `"10MB"` (1000).
@@ -81,6 +99,7 @@ mod tests {
             assert_eq!(duration(text).unwrap(), Duration::from_millis(ms), "{text}");
             assert_eq!(duration(&show_duration(Duration::from_millis(ms))).unwrap(), Duration::from_millis(ms));
         }
+        assert_eq!(show_duration(limits::DURATION), "365d");
         for text in ["", " ", "5", "5 parsecs", "-5s", "s", "18446744073709551615s1000ms", "9999999999s", "5s\0", "∞"]
         {
             assert!(duration(text).is_err(), "{text:?}");

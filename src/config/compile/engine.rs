@@ -186,7 +186,7 @@ pub(super) fn admin(raw: Option<&raw::Admin<'_>>, state_dir: &Path, report: &mut
     let socket = match raw.socket.as_ref() {
         Some(text) => report.accept(&text.span(), address::unix_path(text.get_ref(), state_dir)),
         None => {
-            let table = raw.span.clone();
+            let table = raw.head.span.clone();
             let path = address::unix_path("control.sock", state_dir);
             report.accept(&table, path.map_err(|wrong| wrong.hint("give `[admin] socket` a shorter path")))
         }
@@ -196,7 +196,7 @@ pub(super) fn admin(raw: Option<&raw::Admin<'_>>, state_dir: &Path, report: &mut
 
 pub(super) fn demo(raw: Option<&raw::Demo<'_>>, report: &mut Report<'_>) -> Option<Demo> {
     let raw = raw?;
-    let text = required(raw.hello.as_ref(), "hello", &raw.span, report)?;
+    let text = required(raw.hello.as_ref(), "hello", &raw.head, report)?;
     let hello = report.accept(&text.span(), address::socket(text.get_ref()))?;
     Some(Demo { hello })
 }

@@ -54,15 +54,16 @@ pub(super) fn listener(
     scope: &mut Scope<'_>,
     report: &mut Report<'_>,
 ) -> Listener {
-    let name = unique_name(raw.name.as_ref(), &raw.span, &mut scope.names, report);
+    let name = unique_name(raw.name.as_ref(), &raw.head, &mut scope.names, report);
     let owner = name.as_ref().map_or_else(|| "a listener".into(), |name| format!("listener `{name}`"));
     let listen = addresses(raw, &owner, scope, report);
     service(raw.service.as_ref(), report);
     let upstream = raw.upstream.as_ref().and_then(|text| scope.upstreams.find(text, report));
     let routes = routes(raw.route.as_deref().unwrap_or_default(), &mut scope.upstreams, report);
-    if raw.upstream.is_none() && raw.route.as_ref().is_none_or(Vec::is_empty) {
+    let has_no_route = raw.head.lacks(raw.route.as_ref(), "route") || raw.route.as_ref().is_some_and(Vec::is_empty);
+    if raw.head.lacks(raw.upstream.as_ref(), "upstream") && has_no_route {
         report.error(
-            &raw.span,
+            &raw.head.span,
             Wrong::new(format!("{owner} has neither an `upstream` nor a route"))
                 .hint("connections would have nowhere to go"),
         );
@@ -90,14 +91,14 @@ pub(super) fn listener(
         backlog: whole(raw.backlog.as_ref(), "backlog", 1..=limits::BACKLOG, report).unwrap_or(DEFAULT_BACKLOG),
         fast_open: raw.fast_open.as_ref().is_some_and(|fast_open| *fast_open.get_ref()),
         timeouts: engine::listener_timeouts(raw.timeouts.as_ref(), scope.timeouts, report),
-        line: report.line(&raw.span),
+        line: report.line(&raw.head.span),
     }
 }
 
 fn addresses(raw: &raw::Listener<'_>, owner: &str, scope: &mut Scope<'_>, report: &mut Report<'_>) -> Vec<Endpoint> {
     let mut addresses = Vec::new();
-    let Some(list) = required(raw.listen.as_ref(), "listen", &raw.span, report) else { return addresses };
-    if list.items.is_empty() {
+    let Some(list) = required(raw.listen.as_ref(), "listen", &raw.head, report) else { return addresses };
+    if list.is_empty {
         report.error(&list.span, Wrong::new("`listen` is empty").hint("such as \"127.0.0.1:8080\""));
     }
     for text in &list.items {
@@ -129,16 +130,16 @@ fn service(value: Option<&Text<'_>>, report: &mut Report<'_>) {
 }
 
 fn routes(raw: &[raw::Route<'_>], upstreams: &mut Upstreams, report: &mut Report<'_>) -> Vec<Route> {
-    within(raw, limits::ROUTES_PER_LISTENER, "[[listener.route]]", |route| &route.span, report);
+    let raw = within(raw, limits::ROUTES_PER_LISTENER, "[[listener.route]]", |route| &route.head.span, report);
     let mut catches_all = None;
     let mut routes = Vec::with_capacity(raw.len());
     for raw in raw {
-        let line = report.line(&raw.span);
+        let line = report.line(&raw.head.span);
         if let Some(earlier) = catches_all {
-            report.warning(&raw.span, format!("the route on line {earlier} matches everything before this one"));
+            report.warning(&raw.head.span, format!("the route on line {earlier} matches everything before this one"));
         }
         let sources = raw.source.as_ref().map(|list| {
-            if list.items.is_empty() {
+            if list.is_empty {
                 report.error(
                     &list.span,
                     Wrong::new("`source` is empty, so the route would match nobody")
@@ -150,7 +151,7 @@ fn routes(raw: &[raw::Route<'_>], upstreams: &mut Upstreams, report: &mut Report
         if sources.is_none() {
             catches_all = catches_all.or(Some(line));
         }
-        let upstream = required(raw.upstream.as_ref(), "upstream", &raw.span, report);
+        let upstream = required(raw.upstream.as_ref(), "upstream", &raw.head, report);
         if let Some(upstream) = upstream.and_then(|text| upstreams.find(text, report)) {
             routes.push(Route { sources, upstream, line });
         }

@@ -13,7 +13,7 @@ use super::Environment;
 use super::error::{Report, Span, Wrong, nearest, quote};
 use super::plan::Plan;
 use super::raw;
-use super::read::Text;
+use super::read::{Head, Text};
 use crate::limits;
 use crate::types::{Endpoint, ListenerIndex, Name, UpstreamIndex};
 
@@ -26,9 +26,9 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
     let timeouts = engine::timeouts(raw.timeouts.as_ref(), report);
 
     let raw_upstreams = raw.upstream.as_deref().unwrap_or_default();
+    let raw_upstreams = within(raw_upstreams, limits::UPSTREAMS, "[[upstream]]", |raw| &raw.head.span, report);
     let raw_listeners = raw.listener.as_deref().unwrap_or_default();
-    within(raw_upstreams, limits::UPSTREAMS, "[[upstream]]", |raw| &raw.span, report);
-    within(raw_listeners, limits::LISTENERS, "[[listener]]", |raw| &raw.span, report);
+    let raw_listeners = within(raw_listeners, limits::LISTENERS, "[[listener]]", |raw| &raw.head.span, report);
     let mut names = Upstreams::default();
     let upstreams = raw_upstreams
         .iter()
@@ -55,17 +55,24 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
     Plan { engine, log, admin, listeners, upstreams, demo }
 }
 
-/// Refuses a list of tables that is too long, at the first one too many.
-fn within<T>(items: &[T], most: usize, title: &str, span: impl Fn(&T) -> &Span, report: &mut Report<'_>) {
+/// Refuses a list of tables that is too long, at the first one too many; hands on those that may be.
+fn within<'r, T>(
+    items: &'r [T],
+    most: usize,
+    title: &str,
+    span: impl Fn(&T) -> &Span,
+    report: &mut Report<'_>,
+) -> &'r [T] {
     if let Some(item) = items.get(most) {
         report.error(span(item), format!("more than {most} `{title}`"));
     }
+    items.get(..most).unwrap_or(items)
 }
 
 /// A key that must be there.
-fn required<'r, T>(value: Option<&'r T>, key: &str, table: &Span, report: &mut Report<'_>) -> Option<&'r T> {
-    if value.is_none() {
-        report.error(table, format!("`{key}` is missing"));
+fn required<'r, T>(value: Option<&'r T>, key: &str, table: &Head, report: &mut Report<'_>) -> Option<&'r T> {
+    if table.lacks(value, key) {
+        report.error(&table.span, format!("`{key}` is missing"));
     }
     value
 }
@@ -85,7 +92,7 @@ fn word<T: Copy>(value: Option<&Text<'_>>, key: &str, words: &[(&str, T)], defau
 /// Reads the name of a table and refuses one that another table of its kind has.
 fn unique_name(
     value: Option<&Text<'_>>,
-    table: &Span,
+    table: &Head,
     taken: &mut HashMap<Name, u32>,
     report: &mut Report<'_>,
 ) -> Option<Name> {

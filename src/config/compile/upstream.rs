@@ -27,9 +27,9 @@ pub(super) fn upstream(
     base: &Path,
     report: &mut Report<'_>,
 ) -> Upstream {
-    let name = unique_name(raw.name.as_ref(), &raw.span, &mut upstreams.taken, report);
+    let name = unique_name(raw.name.as_ref(), &raw.head, &mut upstreams.taken, report);
     if let Some(name) = &name {
-        upstreams.known.insert(Name::clone(name), Known { index, span: raw.span.clone(), used: false });
+        upstreams.known.insert(Name::clone(name), Known { index, span: raw.head.span.clone(), used: false });
     }
     let backends = backends(raw, base, report);
     let on_down = word(
@@ -39,7 +39,9 @@ pub(super) fn upstream(
         OnDown::Keep,
         report,
     );
-    if let (OnDown::Close, Some(text), None) = (on_down, &raw.on_down, &raw.health) {
+    if let (OnDown::Close, Some(text)) = (on_down, &raw.on_down)
+        && raw.head.lacks(raw.health.as_ref(), "health")
+    {
         report.warning(
             &text.span(),
             Wrong::new("`on_down = \"close\"` does nothing without `health`").hint("only checks find a backend down"),
@@ -47,9 +49,11 @@ pub(super) fn upstream(
     }
     let max_connections_per_backend =
         whole(raw.max_connections_per_backend.as_ref(), "max_connections_per_backend", 1..=limits::CONNECTIONS, report);
-    if let (Some(queue), None) = (&raw.queue, &raw.max_connections_per_backend) {
+    if let Some(queue) = &raw.queue
+        && raw.head.lacks(raw.max_connections_per_backend.as_ref(), "max_connections_per_backend")
+    {
         report.error(
-            &queue.span,
+            &queue.head.span,
             Wrong::new("`queue` without `max_connections_per_backend`").hint("without it no backend is ever full"),
         );
     }
@@ -73,13 +77,13 @@ pub(super) fn upstream(
         health: raw.health.as_ref().map(|raw| health(raw, report)),
         outlier: raw.outlier.as_ref().map(|raw| outlier(raw, report)),
         resolve: resolve(raw.resolve.as_ref(), report),
-        line: report.line(&raw.span),
+        line: report.line(&raw.head.span),
     }
 }
 
 fn backends(raw: &raw::Upstream<'_>, base: &Path, report: &mut Report<'_>) -> Vec<Backend> {
-    let Some(list) = required(raw.backends.as_ref(), "backends", &raw.span, report) else { return Vec::new() };
-    if list.items.is_empty() {
+    let Some(list) = required(raw.backends.as_ref(), "backends", &raw.head, report) else { return Vec::new() };
+    if list.is_empty {
         report.error(&list.span, Wrong::new("`backends` is empty").hint("such as [\"127.0.0.1:8080\"]"));
     }
     if list.items.len() > limits::BACKENDS_PER_UPSTREAM {
@@ -92,7 +96,7 @@ fn backends(raw: &raw::Upstream<'_>, base: &Path, report: &mut Report<'_>) -> Ve
     for item in &list.items {
         let (text, table) = match item {
             raw::Backend::Address(text) => (Some(text), &absent),
-            raw::Backend::Table(table) => (required(table.address.as_ref(), "address", &table.span, report), table),
+            raw::Backend::Table(table) => (required(table.address.as_ref(), "address", &table.head, report), table),
         };
         let weight = whole(table.weight.as_ref(), "weight", 1..=u32::from(limits::BACKEND_WEIGHT), report);
         let Some(text) = text else { continue };
@@ -129,14 +133,14 @@ fn source_address(text: &Text<'_>, backends: &[Backend], report: &mut Report<'_>
 
 fn warm(raw: &raw::Warm, report: &mut Report<'_>) -> Option<Warm> {
     let idle = lasting(raw.idle.as_ref(), "idle", TIMEOUTS, report).unwrap_or(Duration::from_secs(90));
-    let connections = required(raw.connections.as_ref(), "connections", &raw.span, report)?;
+    let connections = required(raw.connections.as_ref(), "connections", &raw.head, report)?;
     let connections = whole(Some(connections), "connections", 1..=u32::from(limits::WARM_CONNECTIONS), report)?;
     Some(Warm { connections: u16::try_from(connections).ok()?, idle })
 }
 
 fn queue(raw: &raw::Queue, report: &mut Report<'_>) -> Option<Queue> {
     let timeout = lasting(raw.timeout.as_ref(), "timeout", TIMEOUTS, report).unwrap_or(Duration::from_secs(5));
-    let size = required(raw.size.as_ref(), "size", &raw.span, report)?;
+    let size = required(raw.size.as_ref(), "size", &raw.head, report)?;
     Some(Queue { size: whole(Some(size), "size", 1..=limits::QUEUE, report)?, timeout })
 }
 

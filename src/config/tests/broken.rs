@@ -1,0 +1,257 @@
+//! Broken files, several errors each: all must come out, each at its place, and nothing else.
+
+use super::*;
+
+/// Every line of findings must begin with its line of `expected` and nothing else may be found. A `*` stands for any
+/// text.
+#[track_caller]
+fn expect(text: &str, expected: &[&str]) {
+    let errors = read(text).expect_err(text);
+    let found: Vec<String> = errors.findings.iter().map(ToString::to_string).collect();
+    let matches = |found: &str, expected: &str| {
+        let (head, tail) = expected.split_once('*').unwrap_or((expected, ""));
+        found.strip_prefix("f:").is_some_and(|found| found.starts_with(head) && found.ends_with(tail))
+    };
+    let all =
+        found.len() == expected.len() && found.iter().zip(expected).all(|(found, expected)| matches(found, expected));
+    assert!(all, "found:\n{}\nexpected:\n{}", found.join("\n"), expected.join("\n"));
+}
+
+#[test]
+fn syntax_errors_come_alone() {
+    expect("[engine\npin = maybe\n", &["1:8: unclosed table, expected `]`"]);
+    expect("a = 1\na = 2\n", &["2:1: duplicate key"]);
+    expect("[engine]\n[engine]\n", &["2:2: duplicate key"]);
+    expect("a = \"", &["1:6: *"]);
+    expect("x = 1\n= 2\n\"\u{e4}\" = = 3", &["2:1: *", "3:7: *"]);
+}
+
+#[test]
+fn unknown_keys_name_the_nearest() {
+    expect(
+        "[engin]\nshards = 1\n\
+         [engine]\nshard = 1\nzzzzzzzz = 2\n\
+         [[listener]]\nname = \"a\"\nlisen = \"127.0.0.1:1\"\nupstream = \"u\"\n\
+         [listener.timeouts]\nidel = \"1s\"\n\
+         [[upstream]]\nname = \"u\"\nbackends = [{ adress = \"127.0.0.1:2\" }]\nhealth = { intervall = \"1s\", rise = 0 }\n",
+        &[
+            "1:2: unknown table `engin` (did you mean `engine`?)",
+            "4:1: unknown key `shard` in `[engine]` (did you mean `shards`?)",
+            "5:1: unknown key `zzzzzzzz` in `[engine]` (known: shards, pin, *state_dir)",
+            "6:1: `listen` is missing",
+            "8:1: unknown key `lisen` in `[[listener]]` (did you mean `listen`?)",
+            "11:1: unknown key `idel` in `[listener.timeouts]` (did you mean `idle`?)",
+            "14:13: `address` is missing",
+            "14:15: unknown key `adress` in `[[upstream.backends]]` (did you mean `address`?)",
+            "15:12: unknown key `intervall` in `[upstream.health]` (did you mean `interval`?)",
+            "15:37: `rise` cannot be 0 (1 to 1000)",
+        ],
+    );
+}
+
+#[test]
+fn keys_of_later_versions_are_named_as_such() {
+    expect(
+        "[acl]\ndefault = \"block\"\n[[acl.rule]]\n[[plugin]]\nname = \"x\"\n\
+         [admin]\ndashboard = true\n\
+         [[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nservice = \"socks5\"\nupstream = \"u\"\nplugins = []\n\
+         [listener.tls]\n[[listener.route]]\nsni = [\"a\"]\nupstream = \"u\"\n\
+         [[upstream]]\nname = \"u\"\nbackends = [\"127.0.0.1:2\"]\nsend_proxy = \"v2\"\n[demo]\nhello = \"127.0.0.1:3\"\naccept_proxy = true\n",
+        &[
+            "1:2: `[acl]` is not in this version of arus (remove it)",
+            "4:3: `[[plugin]]` is not in this version of arus (remove it)",
+            "7:1: `dashboard` in `[admin]` is not in this version of arus (remove it)",
+            "11:11: `service = \"socks5\"` is not in this version of arus",
+            "13:1: `plugins` in `[[listener]]` is not in this version of arus (remove it)",
+            "14:11: `tls` in `[[listener]]` is not in this version of arus (remove it)",
+            "16:1: `sni` in `[[listener.route]]` is not in this version of arus (remove it)",
+            "21:1: `send_proxy` in `[[upstream]]` is not in this version of arus (remove it)",
+            "24:1: `accept_proxy` in `[demo]` is not in this version of arus (remove it)",
+        ],
+    );
+}
+
+#[test]
+fn wrong_types_and_values() {
+    expect(
+        "[engine]\nshards = true\npin = \"yes\"\nbuffer_size = 16384\nbuffers = 100\nmax_buffers = 1.5\nbusy_poll = \"often\"\n\
+         max_connections = -1\ndrain_timeout = 30\nuser = \"a:b\"\nstate_dir = \"\"\n\
+         [timeouts]\nidle = \"0\"\nconnect = \"5 parsecs\"\n\
+         [log]\nlevel = \"verbose\"\nformat = 1\naccess = \"\"\n\
+         [admin]\nlisten = \"localhost:9090\"\n",
+        &[
+            "2:10: `shards` must be a whole number or a string, not true or false",
+            "3:7: `pin` must be true or false, not a string",
+            "4:15: `buffer_size` must be a size such as \"16KiB\", not a whole number",
+            "5:11: `buffers` must be a power of two, not 100 (such as 64)",
+            "6:15: `max_buffers` must be a whole number, not a number with a fraction",
+            "7:13: `often` is not a duration (\"0\", \"50us\" or \"always\")",
+            "8:19: `max_connections` cannot be -1 (1 to 10000000)",
+            "9:17: `drain_timeout` must be a duration such as \"5s\", not a whole number",
+            "10:8: `a:b` is not a user (such as \"nobody\")",
+            "11:13: the path is empty",
+            "13:8: `idle` cannot be \"0\" (\"1ms\" to \"365d\")",
+            "14:11: `5 parsecs` is not a duration (such as \"500ms\", \"5s\" or \"10m\")",
+            "16:9: `level` cannot be `verbose` (one of \"error\", \"warn\", \"info\", \"debug\", \"trace\")",
+            "17:10: `format` must be a string, not a whole number",
+            "18:10: the path is empty",
+            "20:10: `localhost` is not an IP address, and a listening address needs one (such as \"127.0.0.1:9090\", or \"off\")",
+        ],
+    );
+    expect(
+        "[engine]\nshards = \"many\"\nbuffer_size = \"2MiB\"\nbuffers = 1024\nmax_buffers = 512\nbusy_poll = \"1s\"\n\
+         max_connections = 99999999999999999999\n[listener]\n",
+        &[
+            "2:10: `shards` cannot be `many` (one of \"auto\")",
+            "3:15: `buffer_size` cannot be 2097152 bytes (1024 to 1048576 bytes)",
+            "5:15: `max_buffers` (512) is less than `buffers` (1024)",
+            "6:13: `busy_poll` cannot be \"1s\" (\"0\" to \"100ms\")",
+            "7:19: `max_connections` does not fit into 64 bits",
+            "8:1: `listener` is a list of tables (write its header with two brackets: `[[listener]]`)",
+        ],
+    );
+}
+
+#[test]
+fn listeners() {
+    expect(
+        "[[listener]]\nname = \"a\"\nlisten = [\"127.0.0.1:1\", \"[::1]:1\", \"unix:x\"]\nupstream = \"hallo\"\nallow_sources = [\"10.0.0.0/8\", \"10.0.0/8\"]\n\
+         [[listener]]\nname = \"a\"\nlisten = [\"127.0.0.1:1-3\", \"localhost:80\", \"::1:80\", \"0.0.0.0:9-8\", \"unix:x\"]\naccept_rate = 0\nbacklog = \"x\"\n\
+         max_connections_per_source = 65535\n\
+         [[listener.route]]\nsource = []\n[[listener.route]]\nsource = \"10.0.0.0/33\"\nupstream = \"x\"\n\
+         [[listener]]\nlisten = []\nservice = \"http\"\n\
+         [[listener]]\nname = \"a b\"\nlisten = \"0.0.0.0:1-5000\"\nupstream = \"hello\"\n\
+         [[upstream]]\nname = \"hello\"\nbackends = [\"127.0.0.1:2\"]\n[demo]\nhello = \"127.0.0.1:1\"\n",
+        &[
+            // The demo backend is bound first.
+            "3:11: 127.0.0.1:1 is bound by `[demo]` on line 28 already",
+            "4:12: there is no upstream `hallo` (did you mean `hello`?)",
+            "5:32: `10.0.0/8` is not a network (*)",
+            "7:8: the name `a` is used on line 2 already",
+            "8:11: 127.0.0.1:1 is bound by `[demo]` on line 28 already",
+            "8:28: `localhost` is not an IP address, and a listening address needs one (write `127.0.0.1:80` or `[::1]:80`)",
+            "8:44: `::1:80` needs brackets around its IPv6 address (write `[::1]:80`)",
+            "8:54: `9-8` is not a range of ports (such as `7000-7009`)",
+            "8:69: unix:/etc/arus/x is bound by listener `a` on line 3 already",
+            "9:15: `accept_rate` cannot be 0 (1 to 1048575)",
+            "10:11: `backlog` must be a whole number, not a string",
+            "11:30: `max_connections_per_source` cannot be 65535 (1 to 65534)",
+            "12:1: `upstream` is missing",
+            "13:10: `source` is empty, so the route would match nobody (leave it away to match everybody)",
+            "15:10: `10.0.0.0/33` is not a network (*)",
+            "16:12: there is no upstream `x` (known: hello)",
+            "17:1: `name` is missing",
+            "17:1: a listener has neither an `upstream` nor a route (connections would have nowhere to go)",
+            "18:10: `listen` is empty (such as \"127.0.0.1:8080\")",
+            "19:11: `service` cannot be `http` (one of \"tcp\")",
+            "21:8: `a b` cannot be a name (*)",
+            "22:10: more than 4096 addresses in one listener",
+        ],
+    );
+    expect("", &["1:1: there is no listener (add a `[[listener]]`; *)"]);
+    expect(
+        "listener = [1, \"x\"]\nupstream = 3\n",
+        &[
+            "1:13: `listener` must be a table, not a whole number",
+            "1:16: `listener` must be a table, not a string",
+            "2:12: `upstream` must be a list of tables, not a whole number",
+        ],
+    );
+}
+
+#[test]
+fn upstreams() {
+    expect(
+        "[[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nupstream = \"u\"\n\
+         [[upstream]]\nname = \"u\"\nbackends = [\"127.0.0.1:2\", \"127.1:3\", { address = \"db:5\", weight = 300, backup = 1 }, 7, \"DB.:5\"]\n\
+         balance = \"fastest\"\nretries = 101\nsource_address = \"::1\"\n\
+         warm = { idle = \"0\" }\nqueue = { timeout = \"1s\" }\non_down = \"cut\"\n\
+         health = { interval = \"1ms\", expect = \"\" }\noutlier = { failures = 0 }\nresolve = { ttl_min = \"2s\", ttl_max = \"1s\" }\n\
+         [[upstream]]\nname = \"u\"\nbackends = []\nsource_address = \"here\"\n\
+         [[upstream]]\nbackends = \"db\"\n[demo]\n",
+        &[
+            "7:28: `127.1` is not a host name (an IPv4 address is written with four decimal numbers)",
+            "7:68: `weight` cannot be 300 (1 to 256)",
+            "7:82: `backup` must be true or false, not a whole number",
+            "7:87: `backends` must be an address or a table, not a whole number",
+            "7:90: the backend db:5 is in this upstream already (to send it more, give it a `weight`)",
+            "8:11: `balance` cannot be `fastest` (one of *)",
+            "9:11: `retries` cannot be 101 (0 to 100)",
+            "10:18: from ::1 the backend 127.0.0.1:2 cannot be reached",
+            "11:8: `connections` is missing",
+            "11:17: `idle` cannot be \"0\" (*)",
+            "12:9: `queue` without `max_connections_per_backend` (without it no backend is ever full)",
+            "12:9: `size` is missing",
+            "13:11: `on_down` cannot be `cut` (one of \"keep\", \"close\")",
+            "14:23: `interval` cannot be \"1ms\" (\"10ms\" to *)",
+            "14:39: `expect` has 0 bytes (1 to 4096)",
+            "15:24: `failures` cannot be 0 (1 to 1000)",
+            "16:39: `ttl_max` is less than `ttl_min`",
+            "18:8: the name `u` is used on line 6 already",
+            "19:12: `backends` is empty (*)",
+            "20:18: `here` is not an IP address (without a port, such as \"10.0.0.5\")",
+            "21:1: `name` is missing",
+            "22:12: `db` has no port (such as `db:80`)",
+            "23:1: `hello` is missing",
+        ],
+    );
+}
+
+#[test]
+fn warnings_do_not_refuse() {
+    let text = "[admin]\nlisten = \"127.0.0.1:9090\"\n\
+                [[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nallow_sources = [\"10.1.2.3/8\"]\n\
+                [[listener.route]]\nupstream = \"u\"\n[[listener.route]]\nsource = [\"10.0.0.0/8\"]\nupstream = \"u\"\n\
+                [[upstream]]\nname = \"u\"\nbackends = [\"127.0.0.1:2\"]\non_down = \"close\"\n\
+                [[upstream]]\nname = \"idle\"\nbackends = [\"127.0.0.1:2\"]\n";
+    let loaded = read(text).unwrap();
+    let shown: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown,
+        [
+            "f:2:10: warning: the admin HTTP listener is not in this version of arus (use the control socket)",
+            "f:6:18: warning: `10.1.2.3/8` has bits behind its prefix (it counts as `10.0.0.0/8`)",
+            "f:9:1: warning: the route on line 7 matches everything before this one",
+            "f:15:11: warning: `on_down = \"close\"` does nothing without `health` (only checks find a backend down)",
+            "f:16:1: warning: nothing uses the upstream `idle`",
+        ]
+    );
+    assert_eq!(loaded.plan.listeners[0].allow_sources, ["10.0.0.0/8".parse().unwrap()]);
+}
+
+#[test]
+fn findings_are_bounded() {
+    let many: String = (0..5000).map(|i| format!("key{i} = 1\n")).collect();
+    assert_eq!(read(&many).unwrap_err().findings.len(), crate::limits::FINDINGS + 1);
+    // More tables than their indices can count.
+    for table in ["listener", "upstream"] {
+        assert_eq!(read(&format!("[[{table}]]\n").repeat(70_000)).unwrap_err().findings.len(), 1001);
+    }
+    let routes = "[[listener.route]]\nupstream = \"u\"\n".repeat(1025);
+    let errors = read(&MINIMAL.replace("[[upstream]]", &format!("{routes}[[upstream]]"))).unwrap_err().to_string();
+    assert!(errors.contains("f:2053:1: more than 1024 `[[listener.route]]`"), "{errors}");
+    let deep = format!("a = {}", "[".repeat(100_000));
+    assert!(read(&deep).is_err());
+}
+
+#[test]
+fn a_wrong_value_is_not_missing_too() {
+    expect(
+        "[[listener]]\nname = 1\nlisten = [2]\nupstream = 3\n\
+         [[upstream]]\nname = [4]\nbackends = [5]\nmax_connections_per_backend = \"6\"\nqueue = { size = true }\n\
+         on_down = \"close\"\nhealth = 7\nwarm = { connections = \"8\" }\n\
+         [demo]\nhello = 9\n",
+        &[
+            "2:8: `name` must be a string, not a whole number",
+            "3:11: `listen` must be a string, not a whole number",
+            "4:12: `upstream` must be a string, not a whole number",
+            "6:8: `name` must be a string, not a list",
+            "7:13: `backends` must be an address or a table, not a whole number",
+            "8:31: `max_connections_per_backend` must be a whole number, not a string",
+            "9:18: `size` must be a whole number, not true or false",
+            "11:10: `health` must be a table, not a whole number",
+            "12:24: `connections` must be a whole number, not a string",
+            "14:9: `hello` must be a string, not a whole number",
+        ],
+    );
+}

@@ -1,0 +1,72 @@
+//! Routing a connection allocates nothing. A test binary of its own, as it counts what the global allocator does.
+#![allow(unsafe_code, clippy::unwrap_used)] // a global allocator is an unsafe trait; listed in tests/tidy.rs
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::hint::black_box;
+use std::net::IpAddr;
+use std::path::Path;
+
+use arus::config::{self, Environment};
+
+thread_local! {
+    /// Allocations of this thread; const, so that counting one does not need another.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call is handed to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller keeps alloc's contract, which is ours.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: `pointer` came from `alloc` above with this layout, which is the system's.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    work();
+    ALLOCATIONS.get() - before
+}
+
+#[test]
+fn routing_allocates_nothing() {
+    let routes: String = (0..200)
+        .map(|i| format!("[[listener.route]]\nsource = [\"10.{i}.0.0/16\"]\nupstream = \"u{}\"\n", i % 2))
+        .collect();
+    let text = format!(
+        "[[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nupstream = \"u0\"\nallow_sources = [\"10.0.0.0/8\", \"::/0\"]\n{routes}\
+         [[upstream]]\nname = \"u0\"\nbackends = [\"127.0.0.1:2\"]\n[[upstream]]\nname = \"u1\"\nbackends = [\"127.0.0.1:3\"]\n"
+    );
+    let environment = Environment { is_root: true, home: None, xdg_state_home: None, directory: "/".into() };
+    let plan = config::parse(&text, "f", Path::new("/"), &environment).unwrap().plan;
+    let listener = &plan.listeners[0];
+    let sources: Vec<Option<IpAddr>> = (0..=255u8)
+        .map(|i| Some(IpAddr::from([10, i, 1, 1])))
+        .chain([None, Some("192.0.2.1".parse().unwrap()), Some("2001:db8::1".parse().unwrap())])
+        .collect();
+
+    let mut routed = [0u32; 2];
+    let counted = allocations(|| {
+        for source in &sources {
+            if black_box(listener.admits(black_box(*source)))
+                && let Some(upstream) = black_box(listener.route(black_box(*source))).upstream()
+            {
+                routed[usize::from(upstream.0)] += 1;
+            }
+        }
+    });
+    assert_eq!(routed, [157, 100], "every source was looked up");
+    assert_eq!(counted, 0);
+    assert_eq!(allocations(|| drop(black_box(Box::new(1)))), 1, "the counter counts");
+}

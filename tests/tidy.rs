@@ -248,7 +248,7 @@ fn unsafe_stays_where_it_is_allowed_and_argues_its_case() {
     for source in crate_sources() {
         let is_allowed =
             |place: &&str| if place.ends_with('/') { source.name.starts_with(*place) } else { source.name == **place };
-        let is_allowed = UNSAFE_ALLOWED.iter().any(|place| is_allowed(place));
+        let is_allowed = UNSAFE_ALLOWED.iter().any(is_allowed);
         let lines: Vec<&str> = source.text.lines().collect();
         for (line, code) in source.code() {
             let words: Vec<&str> = code.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();

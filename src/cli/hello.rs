@@ -21,7 +21,8 @@ pub(super) struct HelloArgs {
 }
 
 pub(super) fn run(args: &HelloArgs) -> anyhow::Result<()> {
-    let _flush = logging::start(logging::Overrides::default(), Level::Info, LogFormat::Text)?;
+    let _flush = logging::start(Level::Info, LogFormat::Text);
+    logging::detach()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind(args.listen).await;

@@ -2,10 +2,10 @@
 //!
 //! Exit codes: 0 done, 1 it failed at run time, 2 the command line or the configuration is wrong.
 
-mod check;
+pub mod check;
 mod client;
-mod example;
-mod explain;
+pub mod example;
+pub mod explain;
 mod hello;
 mod orders;
 mod run;

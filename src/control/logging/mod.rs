@@ -21,16 +21,8 @@ use crate::config::plan::{Level, LogFormat};
 
 pub use queue::Flush;
 
-/// What the command line said of the log. It stands over what the configuration says, also after a reload.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Overrides {
-    pub level: Option<Level>,
-    pub format: Option<LogFormat>,
-}
-
 /// The log of this process, once it is started.
 struct Log {
-    overrides: Overrides,
     filter: reload::Handle<Targets, Registry>,
     queue: queue::Queue,
 }
@@ -38,27 +30,30 @@ struct Log {
 static LOG: OnceLock<Log> = OnceLock::new();
 
 /// Starts the log of the process. Lines that still wait are written when the returned value is dropped, so keep it
-/// to the end. A second call changes nothing.
-///
-/// # Errors
-/// When the thread that writes cannot be made.
-pub fn start(overrides: Overrides, level: Level, format: LogFormat) -> std::io::Result<Flush> {
+/// to the end. Until [`detach`] it makes no thread, and whoever logs writes.
+pub fn start(level: Level, format: LogFormat) -> Flush {
     let stderr = std::io::stderr();
     let colours = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let (queue, flush) = queue::start(stderr)?;
-    let format = overrides.format.unwrap_or(format);
-    let (subscriber, filter) = subscriber(overrides.level.unwrap_or(level), format, colours, queue.clone());
+    let (queue, flush) = queue::new(stderr);
+    let (subscriber, filter) = subscriber(level, format, colours, queue.clone());
     if tracing::subscriber::set_global_default(subscriber).is_ok() {
-        let _ = LOG.set(Log { overrides, filter, queue });
+        let _ = LOG.set(Log { filter, queue });
     }
-    Ok(flush)
+    flush
 }
 
-/// Puts another level into force, as a reload does; a level from the command line stays.
+/// Lets a thread of its own write the lines, so that nobody who logs waits for stderr. To be called before there are
+/// shards, and after root was given up.
+///
+/// # Errors
+/// When the thread cannot be made.
+pub fn detach() -> std::io::Result<()> {
+    LOG.get().map_or(Ok(()), |log| log.queue.detach())
+}
+
+/// Puts another level into force, as a reload does. The format stays what it was at the start.
 pub fn set_level(level: Level) {
-    if let Some(log) = LOG.get()
-        && log.overrides.level.is_none()
-    {
+    if let Some(log) = LOG.get() {
         let _ = log.filter.reload(targets(level));
     }
 }

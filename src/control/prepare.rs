@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,7 +19,7 @@ use crate::config::plan::{Listener, Plan, Upstream};
 use crate::policy::budget::Budget;
 use crate::policy::rate::Rate;
 use crate::shard::command::{Bind, BindId, Handover, Snapshot};
-use crate::types::{Endpoint, Generation, ListenerIndex};
+use crate::types::{Endpoint, Generation};
 use crate::upstream::state::BackendId;
 
 /// What is in force, and the numbers that were given out so far.
@@ -87,9 +87,11 @@ impl InForce {
         View { snapshot: Arc::clone(snapshot), binds: self.held.iter().map(bound).collect(), draining }
     }
 
-    /// The socket files that are listened on.
-    pub(super) fn socket_files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.held.iter().filter_map(Held::path)
+    /// Nobody listens on them any more.
+    pub(super) fn remove_socket_files(&self) {
+        for path in self.held.iter().filter_map(Held::path) {
+            remove_socket_file(path);
+        }
     }
 }
 
@@ -172,9 +174,7 @@ impl Prepared {
         self.new_paths.0.clear();
         for path in self.retired.iter().filter_map(Held::path) {
             // Before the shards hear of it: whoever comes now finds no file, rather than a socket about to close.
-            if let Err(error) = std::fs::remove_file(path) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove the socket file of a removed listener");
-            }
+            remove_socket_file(path);
         }
         set_limits(&self.snapshot);
         let handovers = self
@@ -190,6 +190,12 @@ impl Prepared {
             next_backend: self.next_backend,
         };
         (in_force, handovers, moved)
+    }
+}
+
+fn remove_socket_file(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "the socket file of a listener that has ended cannot be removed");
     }
 }
 
@@ -242,7 +248,8 @@ mod tests {
     use super::super::fixture::{at, plan};
     use super::*;
     use std::net::TcpStream;
-    use std::path::Path;
+
+    use crate::types::ListenerIndex;
 
     use socket2::Socket;
 
@@ -353,7 +360,7 @@ mod tests {
         let (in_force, _, moved) = prepare(base(), &in_force, SHARDS).unwrap().commit(&HashMap::new());
         assert!(!path.exists());
         assert_eq!(moved.retired, 1);
-        assert_eq!(in_force.socket_files().count(), 0);
+        assert!(in_force.held.is_empty());
     }
 
     #[test]

@@ -37,6 +37,15 @@ impl Identity {
             .map_err(|error| format!("{} cannot be given to user `{}`: {error}", path.display(), self.0.name))
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Whether this process is that user already.
+    pub(super) fn is_current(&self) -> bool {
+        Uid::effective() == self.0.uid
+    }
+
     pub(super) fn owns(&self, path: &Path) -> bool {
         use std::os::unix::fs::MetadataExt;
         path.metadata().is_ok_and(|metadata| metadata.uid() == self.0.uid.as_raw())

@@ -124,16 +124,17 @@ impl Watch {
         watch
     }
 
-    /// Returns when the file has new content.
+    /// Returns when the file has new content. Not to be dropped half-way: it would forget that it was waiting for a
+    /// write to end.
     pub(super) async fn changed(&mut self) {
         loop {
-            let poll = if self.watcher.is_some() { POLL } else { POLL_ALONE };
-            if tokio::time::timeout(poll, self.shared.woken.notified()).await.is_ok() {
-                self.debounce().await;
-            }
             self.follow();
             if self.content.has_changed() {
                 return;
+            }
+            let poll = if self.watcher.is_some() { POLL } else { POLL_ALONE };
+            if tokio::time::timeout(poll, self.shared.woken.notified()).await.is_ok() {
+                self.debounce().await;
             }
         }
     }
@@ -312,7 +313,7 @@ mod tests {
         let content = Content::of(&path);
         fs::write(&path, "two!").unwrap();
         let mut watch = Watch::new(content);
-        tokio::time::timeout(POLL * 2, watch.changed()).await.expect("a change");
+        expect_change(&mut watch).await;
     }
 
     #[test]

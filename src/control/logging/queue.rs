@@ -72,7 +72,10 @@ fn write_lines(Attached { lines, mut out }: Attached, dropped: impl Fn() -> u64)
         if lost != told && lines.is_empty() {
             told = lost;
             // Through the front door, so that it has the format of all other lines.
-            tracing::warn!(lines = lost, "log lines were dropped because stderr did not take them (total since the start)");
+            tracing::warn!(
+                lines = lost,
+                "log lines were dropped because stderr did not take them (total since the start)"
+            );
         }
     }
 }

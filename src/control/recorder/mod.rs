@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, after, bounded, never, select, unbounded};
 
-use crate::config::plan::{AccessLog, Log, LogFormat};
+use crate::config::plan::{Log, LogFormat};
 use crate::stats::counters::ShardStats;
 use crate::stats::summary::Summary;
 pub(super) use sink::Sink;
@@ -190,6 +190,7 @@ impl Losses {
 #[allow(clippy::unwrap_used)]
 pub(super) mod tests {
     use super::*;
+    use crate::config::plan::AccessLog;
     use crate::control::fixture::at;
     use crate::types::{Blame, Client, Generation, Reason, SessionId, ShardId, Stage, State};
     use crate::upstream::state::{BackendId, BackendState};

@@ -1,0 +1,165 @@
+//! Reloading: load and prepare beside the running configuration, then commit. Whatever fails before the commit changes
+//! nothing; the commit cannot fail.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::answers::{answers, apply};
+use super::handle::{ReloadRefused, Request};
+use super::launch::render;
+use super::prepare::{Prepared, prepare};
+use super::supervisor::{Loaded, Supervisor};
+use super::systemd;
+use crate::config::plan::Plan;
+use crate::types::Generation;
+
+type Answer = oneshot::Sender<Result<Generation, ReloadRefused>>;
+
+/// How long a reload waits for host names that are new, in all.
+const NEW_NAMES: Duration = Duration::from_secs(1);
+/// Shards answer well within a tenth of a second.
+const APPLY_LIMIT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Because {
+    /// A signal or a request: files that the configuration names may have changed, too.
+    Asked,
+    /// The content of the configuration file.
+    FileChanged,
+}
+
+impl Supervisor {
+    /// Reloads, and tells whoever asked. All who ask before it begins get the same answer.
+    pub(super) async fn reload(&mut self, first: Option<Answer>) {
+        let mut askers: Vec<Answer> = first.into_iter().collect();
+        while let Ok(request) = self.requests.try_recv() {
+            match request {
+                Request::Reload(answer) => askers.push(answer),
+                Request::Drain => self.must_stop = true,
+            }
+        }
+        let result = self.reload_because(Because::Asked).await;
+        for asker in askers {
+            let _ = asker.send(result.clone());
+        }
+    }
+
+    /// Reloads because the file has new content.
+    pub(super) async fn reload_changed(&mut self) {
+        let _ = self.reload_because(Because::FileChanged).await;
+    }
+
+    async fn reload_because(&mut self, because: Because) -> Result<Generation, ReloadRefused> {
+        systemd::reloading();
+        let result = self.try_reload(because).await;
+        if let Err(errors) = &result {
+            for error in errors {
+                tracing::error!("{error}");
+            }
+            let generation = self.control.view().snapshot.generation.0;
+            tracing::error!(errors = errors.len(), generation, "reload refused; nothing has changed");
+        }
+        self.control.count_reload(result.is_ok());
+        systemd::ready();
+        result.map_err(|errors| ReloadRefused { errors })
+    }
+
+    async fn try_reload(&mut self, because: Because) -> Result<Generation, Vec<String>> {
+        let begun = Instant::now();
+        let before = self.control.view();
+        let load = std::sync::Arc::clone(&self.source.load);
+        let Loaded { plan, warnings } = off_thread(move || load()).await?;
+        if because == Because::FileChanged && plan == before.snapshot.plan {
+            tracing::debug!("the configuration file has changed, what it means has not");
+            return Ok(before.snapshot.generation);
+        }
+        let (in_force, shards) = (self.in_force.clone(), self.shards.len() as u16);
+        let config = self.source.path.clone();
+        let prepared = off_thread(move || {
+            prepare(plan, &in_force, shards).map_err(|problems| render(&problems, config.as_deref()))
+        });
+        let prepared = prepared.await?;
+        self.resolver.follow(prepared.snapshot());
+        self.resolver.settle(NEW_NAMES).await;
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        Ok(self.commit(prepared, &before.snapshot.plan, begun).await)
+    }
+
+    async fn commit(&mut self, prepared: Prepared, before: &Plan, begun: Instant) -> Generation {
+        let snapshot = std::sync::Arc::clone(prepared.snapshot());
+        // Nothing is awaited between reading the addresses and sending them: none can be overtaken by older ones.
+        let (in_force, handovers, moved) = prepared.commit(&self.resolver.known().addresses());
+        let asked = apply(&self.shards, handovers);
+        if let Err(error) = answers(asked, APPLY_LIMIT).await {
+            // It has the snapshot in its mailbox. One that has ended is found by the roll call.
+            tracing::error!("{error} to the new configuration");
+        }
+        self.in_force = in_force;
+        self.control.set_view(self.in_force.view(&snapshot, false));
+        self.checks.follow(&snapshot);
+        self.recorder.reopen(&snapshot.plan.log);
+        (self.relog)(&snapshot.plan.log);
+        let changes = (self.diff)(before, &snapshot.plan).join("; ");
+        let took_ms = begun.elapsed().as_secs_f64() * 1000.0;
+        let generation = snapshot.generation.0;
+        tracing::info!(
+            generation,
+            took_ms = format_args!("{took_ms:.1}"),
+            addresses_new = moved.new,
+            addresses_kept = moved.kept,
+            addresses_retired = moved.retired,
+            changes,
+            "reloaded"
+        );
+        let needs_restart = needs_restart(before, &snapshot.plan).join(", ");
+        if !needs_restart.is_empty() {
+            tracing::warn!("changed, but taken up only by a restart: {needs_restart}");
+        }
+        snapshot.generation
+    }
+}
+
+/// Runs what may block.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Vec<String>> + Send + 'static,
+) -> Result<T, Vec<String>> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(vec![error.to_string()]))
+}
+
+/// Keys that were changed and that a running arus cannot follow.
+fn needs_restart(before: &Plan, now: &Plan) -> Vec<&'static str> {
+    let (old, new) = (&before.engine, &now.engine);
+    let keys = [
+        ("engine.shards", old.shards != new.shards),
+        ("engine.pin", old.pin != new.pin),
+        ("engine.buffer_size", old.buffer_size != new.buffer_size),
+        ("engine.buffers", old.buffers != new.buffers),
+        ("engine.max_buffers", old.max_buffers != new.max_buffers),
+        ("engine.busy_poll", old.busy_poll != new.busy_poll),
+        ("engine.user", old.user != new.user),
+        ("engine.state_dir", old.state_dir != new.state_dir),
+        ("admin.listen", before.admin.listen != now.admin.listen),
+        ("admin.socket", before.admin.socket != now.admin.socket),
+        ("demo", before.demo != now.demo),
+    ];
+    keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::plan;
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn says_which_changes_need_a_restart() {
+        let before = plan(Path::new("/x"));
+        let mut now = before.clone();
+        assert!(needs_restart(&before, &now).is_empty());
+        now.engine.shards = None;
+        now.engine.max_connections = 7;
+        now.admin.socket = "/y".into();
+        assert_eq!(needs_restart(&before, &now), ["engine.shards", "admin.socket"]);
+    }
+}

@@ -1,0 +1,56 @@
+//! Stopping: no new connections, time for those that live, and an end.
+
+use std::time::Duration;
+
+use super::answers::{answers, ask};
+use super::handle::{ReloadRefused, Request};
+use super::supervisor::Supervisor;
+use super::systemd;
+use crate::shard::command::Command;
+
+/// Shards cut what is left when `drain_timeout` ends; they get so much longer to say that they have.
+const MARGIN: Duration = Duration::from_secs(3);
+/// How long a blocked access log may hold up the end.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+impl Supervisor {
+    /// Drains the shards; a second signal ends it at once.
+    pub(super) async fn stop(mut self) {
+        systemd::stopping();
+        let snapshot = std::sync::Arc::clone(&self.control.view().snapshot);
+        let limit = snapshot.plan.engine.drain_timeout;
+        let sessions = snapshot.connections.used();
+        tracing::info!(sessions, limit = %humantime::format_duration(limit), "stopping: no new connections");
+        self.in_force.remove_socket_files();
+        self.control.set_view(self.in_force.view(&snapshot, true));
+        let asked = ask(&self.shards, |reply| Command::Drain(limit, reply));
+        let drained = answers(asked, limit + MARGIN);
+        tokio::pin!(drained);
+        let result = loop {
+            tokio::select! {
+                result = &mut drained => break result,
+                () = self.signals.stop() => break Err("told to stop a second time".to_string()),
+                Some(request) = self.requests.recv() => refuse(request),
+                Some(event) = self.events.recv() => {
+                    if let Err(lines) = self.take_event(event) {
+                        break Err(lines.join("; "));
+                    }
+                }
+            }
+        };
+        self.recorder.finish(LAST_LINES);
+        match result {
+            Ok(()) => tracing::info!("stopped"),
+            Err(why) => tracing::warn!(sessions = snapshot.connections.used(), "stopped before all had ended: {why}"),
+        }
+    }
+}
+
+fn refuse(request: Request) {
+    match request {
+        Request::Reload(answer) => {
+            let _ = answer.send(Err(ReloadRefused { errors: vec!["arus is stopping".into()] }));
+        }
+        Request::Drain => {}
+    }
+}

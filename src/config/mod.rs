@@ -91,7 +91,7 @@ impl Environment {
     }
 
     /// `[engine] state_dir` where the file does not give it.
-    fn state_dir(&self) -> PathBuf {
+    pub(crate) fn state_dir(&self) -> PathBuf {
         if self.is_root {
             return "/var/lib/arus".into();
         }

@@ -1,14 +1,17 @@
 //! The control plane: ordinary threads that prepare, watch and ask. Nothing here is on a connection's path.
 //!
-//! `supervisor` tells the whole story; `main.rs` calls [`supervisor::run`].
+//! `supervisor` tells the whole story; `cli::run` calls [`supervisor::run`].
 
+pub mod admin;
 mod answers;
 mod bound;
 #[cfg(test)]
 mod fixture;
 pub mod handle;
 mod health;
+pub mod hello;
 mod launch;
+pub mod logging;
 mod prepare;
 mod privilege;
 mod recorder;

@@ -77,6 +77,7 @@ impl Picker {
     /// Chooses a backend and takes one of its connections. Backups count only while no other backend can be used.
     /// Ejected backends are passed over unless all are ejected: then trying one beats refusing everybody.
     pub fn choose(&self, state: &UpstreamState, asker: &Asker<'_>) -> Choice {
+        let turn = state.turn.fetch_add(1, Ordering::Relaxed) as usize;
         for ignore_ejection in [false, true] {
             for tier in [&self.primaries, &self.backups] {
                 let usable = |member: &Member| {
@@ -84,7 +85,7 @@ impl Picker {
                     !asker.tried.contains(&member.index)
                         && (backend.is_usable(asker.now_ms) || (ignore_ejection && backend.is_usable(u64::MAX)))
                 };
-                match tier.choose(self.balance, state, asker, usable) {
+                match tier.choose(self.balance, state, asker, turn, usable) {
                     Choice::None => {}
                     choice => return choice,
                 }
@@ -111,6 +112,7 @@ impl Tier {
         balance: Balance,
         state: &UpstreamState,
         asker: &Asker<'_>,
+        turn: usize,
         usable: impl Fn(&Member) -> bool,
     ) -> Choice {
         if self.members.is_empty() {
@@ -129,13 +131,11 @@ impl Tier {
         };
         match balance {
             Balance::RoundRobin => {
-                let start = state.turn.fetch_add(1, Ordering::Relaxed) as usize;
-                self.from(start).any(|member| usable(member) && take(member, &mut choice));
+                self.from(turn).any(|member| usable(member) && take(member, &mut choice));
             }
             Balance::LeastConnections => {
                 // Beginning elsewhere each time spreads ties; a full backend is passed over for the next best.
-                let start = state.turn.fetch_add(1, Ordering::Relaxed) as usize;
-                let members = || self.members.iter().cycle().skip(start % self.members.len()).take(self.members.len());
+                let members = || self.members.iter().cycle().skip(turn % self.members.len()).take(self.members.len());
                 let best = members()
                     .filter(|member| usable(member))
                     .reduce(|best, member| if emptier(member, best) { member } else { best });

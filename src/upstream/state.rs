@@ -114,6 +114,11 @@ impl BackendState {
         self.health() == Health::Up && !self.is_drained() && !self.is_ejected(now_ms)
     }
 
+    /// Ends an ejection before its time.
+    pub fn readmit(&self) {
+        self.ejected_until_ms.store(0, Ordering::Relaxed);
+    }
+
     pub fn connect_succeeded(&self) {
         if self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);

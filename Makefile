@@ -1,0 +1,75 @@
+# The two commands that do all the set-up on a fresh Debian or Ubuntu machine with Rust: `make run` and `make test`.
+# `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+ARUS := $(TARGET)/release/arus
+CONFIG ?= proxy.toml
+# More for arus, e.g. make run ARGS="--shards 8 --log-level debug"
+ARGS ?=
+
+# What must be there to build: glommio compiles a little C with sh, git and a C compiler.
+BUILD_TOOLS := cc git
+# What the tests call beside that.
+TEST_TOOLS := $(BUILD_TOOLS) curl ip
+
+.PHONY: help run test build check build-plugin test-e2e bench fmt lint deps deps-test clean
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
+
+run: build build-plugin ## Build in release mode and start arus with proxy.toml (CONFIG=..., ARGS=...)
+	exec $(ARUS) --config $(CONFIG) $(ARGS)
+
+test: deps-test build-plugin ## The whole suite
+	cargo test --workspace
+
+build: deps ## Build arus in release mode
+	cargo build --release --package arus
+
+check: deps ## Type-check everything
+	cargo check --workspace --all-targets
+
+build-plugin: ## Compile c_plugins/*.c, if there are any
+	@shopt -s nullglob; sources=(c_plugins/*.c); \
+	if (($${#sources[@]} == 0)); then echo 'build-plugin: no c_plugins/*.c, nothing to build'; exit; fi; \
+	for source in "$${sources[@]}"; do \
+		echo "cc $$source"; \
+		$${CC:-cc} -std=c99 -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -o "$${source%.c}.so" "$$source"; \
+	done
+
+test-e2e: deps-test build-plugin ## Only the tests that run the whole program (tests/)
+	cargo test --package arus --test '*'
+
+bench: deps ## Measure against the peers; writes bench/RESULTS.md
+	@if [[ -x scripts/install-deps.sh ]]; then scripts/install-deps.sh bench; fi
+	cargo build --release --workspace
+	$(TARGET)/release/arus-bench run
+
+fmt: ## Format the sources
+	cargo fmt --all
+
+lint: deps ## What CI insists on: format and clippy
+	cargo fmt --all -- --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+deps: ; @$(call need,build,$(BUILD_TOOLS))
+deps-test: ; @$(call need,test,$(TEST_TOOLS))
+
+clean: ## Remove what was built
+	cargo clean
+	rm -f c_plugins/*.so
+
+# $(call need,GROUP,TOOLS): names the tools that are missing, and installs their packages or says how.
+define need
+command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs'; exit 1; }; \
+missing=(); for tool in $(2); do command -v "$$tool" >/dev/null || missing+=("$$tool"); done; \
+if (($${#missing[@]})); then \
+	echo "missing: $${missing[*]}"; \
+	if [[ -x scripts/install-deps.sh ]]; then scripts/install-deps.sh $(1); \
+	else echo 'install them with: apt-get install build-essential git curl iproute2'; exit 1; fi; \
+fi
+endef

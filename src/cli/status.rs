@@ -1,0 +1,238 @@
+//! `arus status`: what runs and how it stands, as tables or JSON.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::Duration;
+
+use super::client::Client;
+use super::socket::SocketArgs;
+use super::table::Table;
+use super::units;
+use crate::control::admin::status::{Status, Use};
+
+/// Show what runs and how it stands
+///
+/// All counters count from the start of the process.
+///
+/// Examples:
+///   arus status
+///   arus status --json | jq .totals
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    socket: SocketArgs,
+    /// Print JSON, as GET /api/v1/status answers
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &StatusArgs) -> anyhow::Result<()> {
+    let client = Client::new(&args.socket)?;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &client.get_json("/api/v1/status")?)?;
+        writeln!(out)?;
+    } else {
+        out.write_all(render(&client.get("/api/v1/status")?).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// `7 of 100`, or `7` where there is no limit.
+pub(super) fn in_use(of: &Use) -> String {
+    match of.limit {
+        Some(limit) => format!("{} of {limit}", of.used),
+        None => of.used.to_string(),
+    }
+}
+
+fn render(status: &Status) -> String {
+    let mut text = header(status);
+    for table in [listeners(status), rejections(status), upstreams(status), shards(status), latencies(status)] {
+        if !table.is_empty() {
+            let _ = write!(text, "\n{table}");
+        }
+    }
+    text
+}
+
+fn header(status: &Status) -> String {
+    let totals = &status.totals;
+    let config = status.config.as_ref().map_or("the built-in example".into(), |path| path.display().to_string());
+    let uptime = units::span(Duration::from_secs(status.uptime_seconds));
+    let state = if status.draining { "DRAINING" } else { "running" };
+    let mut text = format!(
+        "arus {} {state}, pid {}, up {uptime}, generation {} of {config}\n\
+         connections {}, accepted {}, rejected {}, failed {}, up {}, down {}\n\
+         in the last second: {} new, up {}, down {}\n",
+        status.version,
+        status.pid,
+        status.generation,
+        in_use(&status.limits.connections),
+        units::count(totals.accepted),
+        units::count(totals.rejected),
+        units::count(totals.failed),
+        units::bytes(totals.flow.bytes_up),
+        units::bytes(totals.flow.bytes_down),
+        units::rate(totals.accepted_per_second),
+        units::bytes_per_second(totals.flow.bytes_up_per_second),
+        units::bytes_per_second(totals.flow.bytes_down_per_second),
+    );
+    if totals.summaries_dropped > 0 || totals.log_lines_dropped > 0 {
+        let (access, log) = (totals.summaries_dropped, totals.log_lines_dropped);
+        let _ = writeln!(text, "LOST: {access} lines of the access log, {log} of the log");
+    }
+    text
+}
+
+fn listeners(status: &Status) -> Table {
+    let mut table =
+        Table::new(&["LISTENER", "ADDRESS", "CONNECTIONS>", "ACCEPTED>", "REJECTED>", "FAILED>", "UP>", "DOWN>"]);
+    for listener in &status.listeners {
+        table.row([
+            listener.name.clone(),
+            addresses(&listener.addresses),
+            in_use(&listener.connections),
+            units::count(listener.accepted),
+            units::count(listener.rejected.values().sum()),
+            units::count(listener.failed.iter().map(|failed| failed.count).sum()),
+            units::bytes(listener.flow.bytes_up),
+            units::bytes(listener.flow.bytes_down),
+        ]);
+    }
+    table
+}
+
+/// A port range may have thousands.
+fn addresses(addresses: &[String]) -> String {
+    match addresses {
+        [] => "-".into(),
+        [first, second, third, rest @ ..] if !rest.is_empty() => {
+            format!("{first}, {second}, {third} and {} more", rest.len())
+        }
+        few => few.join(", "),
+    }
+}
+
+fn rejections(status: &Status) -> Table {
+    let mut table = Table::new(&["LISTENER", "REFUSED OR FAILED", "COUNT>"]);
+    for listener in &status.listeners {
+        for (reason, count) in &listener.rejected {
+            table.row([listener.name.clone(), format!("rejected: {reason}"), units::count(*count)]);
+        }
+        for failed in &listener.failed {
+            let cause = format!("failed: {} ({})", failed.stage, failed.blame);
+            table.row([listener.name.clone(), cause, units::count(failed.count)]);
+        }
+    }
+    table
+}
+
+fn upstreams(status: &Status) -> Table {
+    let mut table = Table::new(&[
+        "UPSTREAM",
+        "BACKEND",
+        "STATE",
+        "CONNECTIONS>",
+        "CONNECTS>",
+        "NOW>",
+        "FAILURES>",
+        "EJECTED>",
+        "UP>",
+        "DOWN>",
+    ]);
+    for upstream in &status.upstreams {
+        for backend in &upstream.backends {
+            table.row([
+                upstream.name.clone(),
+                backend.address.clone(),
+                backend.state.clone(),
+                in_use(&backend.connections),
+                units::count(backend.connects),
+                units::rate(backend.connects_per_second),
+                units::count(backend.connect_failures),
+                units::count(backend.ejections),
+                units::bytes(backend.flow.bytes_up),
+                units::bytes(backend.flow.bytes_down),
+            ]);
+        }
+    }
+    table
+}
+
+fn shards(status: &Status) -> Table {
+    let mut table = Table::new(&[
+        "SHARD>",
+        "CPU>",
+        "BUSY>",
+        "ACTIVE>",
+        "ACCEPTED>",
+        "UP>",
+        "DOWN>",
+        "BUFFERS FREE>",
+        "MOST USED>",
+        "ENOBUFS>",
+        "OPS>",
+        "CQ OVERFLOWS>",
+        "PANICS>",
+    ]);
+    for shard in &status.shards {
+        table.row([
+            shard.id.to_string(),
+            shard.cpu.map_or("-".into(), |cpu| cpu.to_string()),
+            units::percent(shard.busy_share),
+            shard.active.to_string(),
+            units::count(shard.accepted),
+            units::bytes(shard.flow.bytes_up),
+            units::bytes(shard.flow.bytes_down),
+            format!("{} of {}", shard.buffers.free, shard.buffers.total),
+            shard.buffers.watermark.to_string(),
+            units::count(shard.enobufs),
+            shard.operations.to_string(),
+            shard.cq_overflows.to_string(),
+            shard.panics.to_string(),
+        ]);
+    }
+    table
+}
+
+fn latencies(status: &Status) -> Table {
+    let mut table = Table::new(&["LATENCY", "COUNT>", "P50>", "P90>", "P99>", "MAX>"]);
+    for (stage, latency) in status.latency.iter().filter(|(_, latency)| latency.count > 0) {
+        table.row([
+            stage.clone(),
+            units::count(latency.count),
+            units::micros(latency.p50),
+            units::micros(latency.p90),
+            units::micros(latency.p99),
+            units::micros(latency.max),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::top::tests::reading;
+
+    #[test]
+    fn the_tables_show_what_stands_in_the_document() {
+        let text = render(&reading(60));
+        for part in [
+            "arus 0.1.0 running, pid 1, up 1m 0s, generation 3 of /etc/arus/proxy.toml",
+            "connections 14 of 100000, accepted 12k, rejected 5, failed 2, up 120 MiB, down 120 GiB",
+            "in the last second: 200/s new, up 2.0 MiB/s, down 2.0 GiB/s",
+            "pool      10.0.0.2:80  down               3      3000  50/s         2",
+            "    0    0   25%       7      6000  60 MiB  60 GiB    200 of 256",
+            "web       127.0.0.1:1, 127.0.0.1:2, 127.0.0.1:3 and 1 more",
+            "web       rejected: accept_rate           5",
+            "web       failed: connect (upstream)      2",
+            "first_byte     10  120 us  900 us  2.5 ms  61 s",
+        ] {
+            assert!(text.contains(part), "{part:?} is missing in\n{text}");
+        }
+        assert!(!text.contains("LOST"));
+    }
+}

@@ -1,0 +1,231 @@
+//! The running configuration in the words of proxy.toml, with every default filled in.
+//!
+//! Made from the plan in force, not from the file, which may have changed since. Each table takes its plan apart
+//! without `..`, so that a new key does not compile until it is shown here (or left out by name, as a secret is).
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::Json;
+use serde_json::{Map, Value, json};
+
+use super::sessions::service;
+use crate::config::plan::{
+    AccessLog, Admin, Backend, Balance, BusyPoll, Demo, Engine, Health, Level, Listener, Log, LogFormat, OnDown,
+    Outlier, Plan, Queue, Resolve, Route, Timeouts, Upstream, Warm,
+};
+use crate::control::handle::Control;
+use crate::types::UpstreamIndex;
+
+pub(super) async fn show(State(control): State<Control>) -> Json<Value> {
+    Json(plan(&control.view().snapshot.plan))
+}
+
+fn plan(plan: &Plan) -> Value {
+    let Plan { engine: e, log: l, admin: a, listeners, upstreams, demo: d } = plan;
+    present(json!({
+        "engine": engine(e),
+        "log": log(l),
+        "admin": admin(a),
+        "listener": listeners.iter().map(|each| listener(each, upstreams)).collect::<Vec<_>>(),
+        "upstream": upstreams.iter().map(upstream).collect::<Vec<_>>(),
+        "demo": d.as_ref().map(|Demo { hello }| json!({ "hello": hello })),
+    }))
+}
+
+fn engine(engine: &Engine) -> Value {
+    let Engine {
+        shards,
+        pin,
+        buffer_size,
+        buffers,
+        max_buffers,
+        busy_poll,
+        max_connections,
+        drain_timeout,
+        user,
+        state_dir,
+    } = engine;
+    present(json!({
+        "shards": shards.map_or(json!("auto"), |shards| json!(shards)),
+        "pin": pin,
+        "buffer_size": size(*buffer_size),
+        "buffers": buffers,
+        "max_buffers": max_buffers,
+        "busy_poll": match busy_poll {
+            BusyPoll::Off => "0".into(),
+            BusyPoll::For(span) => duration(*span),
+            BusyPoll::Always => "always".into(),
+        },
+        "max_connections": max_connections,
+        "drain_timeout": duration(*drain_timeout),
+        "user": user,
+        "state_dir": state_dir,
+    }))
+}
+
+fn log(log: &Log) -> Value {
+    let Log { level, format, access } = log;
+    json!({
+        "level": match level {
+            Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+            Level::Debug => "debug",
+            Level::Trace => "trace",
+        },
+        "format": match format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        },
+        "access": match access {
+            AccessLog::Off => json!("off"),
+            AccessLog::Stderr => json!("stderr"),
+            AccessLog::File(path) => json!(path),
+        },
+    })
+}
+
+fn admin(admin: &Admin) -> Value {
+    let Admin { listen, socket } = admin;
+    json!({ "listen": listen.map_or("off".into(), |address| address.to_string()), "socket": socket })
+}
+
+fn listener(listener: &Listener, upstreams: &[Upstream]) -> Value {
+    let Listener {
+        index: _,
+        name,
+        listen,
+        service: kind,
+        routes,
+        upstream,
+        max_connections,
+        max_connections_per_source,
+        accept_rate,
+        allow_sources,
+        backlog,
+        fast_open,
+        timeouts: t,
+        line: _,
+    } = listener;
+    present(json!({
+        "name": name.as_ref(),
+        "listen": listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "service": service(*kind),
+        "route": routes.iter().map(|each| route(each, upstreams)).collect::<Vec<_>>(),
+        "upstream": upstream.map(|index| upstream_name(index, upstreams)),
+        "max_connections": max_connections,
+        "max_connections_per_source": max_connections_per_source,
+        "accept_rate": accept_rate,
+        "allow_sources": allow_sources.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "backlog": backlog,
+        "fast_open": fast_open,
+        "timeouts": timeouts(t),
+    }))
+}
+
+fn route(route: &Route, upstreams: &[Upstream]) -> Value {
+    let Route { sources, upstream, line: _ } = route;
+    let sources = sources.as_ref().map(|nets| nets.iter().map(ToString::to_string).collect::<Vec<_>>());
+    present(json!({ "source": sources, "upstream": upstream_name(*upstream, upstreams) }))
+}
+
+fn upstream_name(index: UpstreamIndex, upstreams: &[Upstream]) -> &str {
+    upstreams.get(usize::from(index.0)).map_or("?", |upstream| &upstream.name)
+}
+
+fn timeouts(timeouts: &Timeouts) -> Value {
+    let Timeouts { proxy_header, tls_handshake, negotiate, connect, idle, half_closed } = timeouts;
+    json!({
+        "proxy_header": duration(*proxy_header),
+        "tls_handshake": duration(*tls_handshake),
+        "negotiate": duration(*negotiate),
+        "connect": duration(*connect),
+        "idle": duration(*idle),
+        "half_closed": duration(*half_closed),
+    })
+}
+
+fn upstream(upstream: &Upstream) -> Value {
+    let Upstream {
+        index: _,
+        name,
+        backends,
+        balance,
+        retries,
+        source_address,
+        warm,
+        max_connections_per_backend,
+        queue,
+        on_down,
+        health: h,
+        outlier,
+        resolve: Resolve { ttl_min, ttl_max },
+        line: _,
+    } = upstream;
+    present(json!({
+        "name": name.as_ref(),
+        "backends": backends.iter().map(backend).collect::<Vec<_>>(),
+        "balance": match balance {
+            Balance::RoundRobin => "round_robin",
+            Balance::LeastConnections => "least_connections",
+            Balance::Random => "random",
+            Balance::SourceHash => "source_hash",
+        },
+        "retries": retries,
+        "source_address": source_address,
+        "warm": warm.map(|Warm { connections, idle }| json!({ "connections": connections, "idle": duration(idle) })),
+        "max_connections_per_backend": max_connections_per_backend,
+        "queue": queue.map(|Queue { size, timeout }| json!({ "size": size, "timeout": duration(timeout) })),
+        "on_down": match on_down {
+            OnDown::Keep => "keep",
+            OnDown::Close => "close",
+        },
+        "health": h.as_ref().map(health),
+        "outlier": outlier
+            .map(|Outlier { failures, eject }| json!({ "failures": failures, "eject": duration(eject) })),
+        "resolve": { "ttl_min": duration(*ttl_min), "ttl_max": duration(*ttl_max) },
+    }))
+}
+
+fn backend(backend: &Backend) -> Value {
+    let Backend { address, weight, backup } = backend;
+    json!({ "address": address.to_string(), "weight": weight, "backup": backup })
+}
+
+fn health(health: &Health) -> Value {
+    let Health { interval, timeout, rise, fall, send, expect } = health;
+    let text = |bytes: &Option<Vec<u8>>| bytes.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    present(json!({
+        "interval": duration(*interval),
+        "timeout": duration(*timeout),
+        "rise": rise,
+        "fall": fall,
+        "send": text(send),
+        "expect": text(expect),
+    }))
+}
+
+fn duration(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+fn size(bytes: u32) -> String {
+    const KIB: u32 = 1024;
+    const MIB: u32 = 1024 * KIB;
+    match bytes {
+        _ if bytes.is_multiple_of(MIB) => format!("{}MiB", bytes / MIB),
+        _ if bytes.is_multiple_of(KIB) => format!("{}KiB", bytes / KIB),
+        _ => format!("{bytes}B"),
+    }
+}
+
+/// Leaves out what is absent, as the file would.
+fn present(table: Value) -> Value {
+    match table {
+        Value::Object(table) => {
+            Value::Object(table.into_iter().filter(|(_, value)| !value.is_null()).collect::<Map<_, _>>())
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,171 @@
+//! Sessions: the live ones, asked from the shards, and cutting one.
+
+use std::time::{Duration, SystemTime};
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Json;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::ask::{Answers, ask_all};
+use super::refusal::Refusal;
+use crate::config::plan::Service;
+use crate::control::handle::Control;
+use crate::shard::command::{Command, Snapshot};
+use crate::stats::summary::Summary;
+use crate::types::SessionId;
+
+/// One session, in the words of the API.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Session {
+    pub id: String,
+    pub listener: String,
+    /// `None` when a reload has removed the listener.
+    pub service: Option<String>,
+    pub source: String,
+    pub backend: Option<String>,
+    pub upstream: Option<String>,
+    pub protocol: String,
+    /// RFC 3339, UTC.
+    pub start: String,
+    pub end: Option<String>,
+    pub duration_ms: u64,
+    pub connect_ms: Option<f64>,
+    pub first_byte_ms: Option<f64>,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    pub state: String,
+    pub stage: String,
+    pub blame: Option<String>,
+    pub reason: Option<String>,
+    pub shard: u16,
+    pub generation: u64,
+}
+
+/// A page of sessions, newest first.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Page {
+    pub data: Vec<Session>,
+    /// On all pages together.
+    pub total: usize,
+    pub page: usize,
+    pub page_size: usize,
+    /// Shards that did not answer in time: their sessions are not counted in `total`.
+    pub missing_shards: Vec<u16>,
+}
+
+/// The largest page.
+pub const PAGE_SIZE: usize = 10_000;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Wanted {
+    page: usize,
+    page_size: usize,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self { page: 1, page_size: 100 }
+    }
+}
+
+pub(super) async fn list(
+    State(control): State<Control>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Json<Page>, Refusal> {
+    let Query(Wanted { page, page_size }) =
+        wanted.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    if page == 0 || page_size == 0 || page_size > PAGE_SIZE {
+        let message = format!("page counts from 1, and page_size is 1 to {PAGE_SIZE}");
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, message));
+    }
+    let Answers { given, missing } = ask_all(&control, Command::Sessions).await;
+    let mut live: Vec<Summary> = given.into_iter().flatten().collect();
+    // UUIDv7: the order of ids is the order of starts.
+    live.sort_unstable_by_key(|summary| std::cmp::Reverse(summary.id.0));
+    let snapshot = &control.view().snapshot;
+    let from = (page - 1).saturating_mul(page_size);
+    let data = live.iter().skip(from).take(page_size).map(|summary| describe(summary, snapshot)).collect();
+    Ok(Json(Page { data, total: live.len(), page, page_size, missing_shards: missing }))
+}
+
+pub(super) async fn show(State(control): State<Control>, Path(id): Path<String>) -> Result<Json<Session>, Refusal> {
+    let id = parse(&id)?;
+    let Answers { given, missing } = ask_all(&control, Command::Sessions).await;
+    match given.into_iter().flatten().find(|summary| summary.id == id) {
+        Some(summary) => Ok(Json(describe(&summary, &control.view().snapshot))),
+        None => Err(not_found(id, &missing)),
+    }
+}
+
+pub(super) async fn kill(
+    State(control): State<Control>,
+    Path(id): Path<String>,
+) -> Result<Json<serde_json::Value>, Refusal> {
+    let id = parse(&id)?;
+    let Answers { given, missing } = ask_all(&control, |reply| Command::Kill(id, reply)).await;
+    if given.contains(&true) {
+        Ok(Json(json!({ "id": id.to_string(), "killed": true })))
+    } else {
+        Err(not_found(id, &missing))
+    }
+}
+
+fn parse(id: &str) -> Result<SessionId, Refusal> {
+    id.parse().map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, format!("not a session id: {error}")))
+}
+
+/// Nobody who answered has the session; whoever did not answer may.
+fn not_found(id: SessionId, missing: &[u16]) -> Refusal {
+    if missing.is_empty() {
+        Refusal::new(StatusCode::NOT_FOUND, format!("no live session {id}"))
+    } else {
+        let message = format!("no live session {id} on the shards that answered; these did not: {missing:?}");
+        Refusal::new(StatusCode::GATEWAY_TIMEOUT, message)
+    }
+}
+
+fn describe(summary: &Summary, snapshot: &Snapshot) -> Session {
+    let listener = snapshot.plan.listeners.iter().find(|listener| listener.name == summary.listener);
+    let ended = summary.reason.is_some();
+    Session {
+        id: summary.id.to_string(),
+        listener: summary.listener.to_string(),
+        service: listener.map(|listener| service(listener.service).into()),
+        source: summary.client.to_string(),
+        backend: summary.backend.as_ref().map(|backend| backend.address.to_string()),
+        upstream: summary.backend.as_ref().map(|backend| backend.upstream.to_string()),
+        protocol: "tcp".into(),
+        start: rfc3339(summary.start),
+        end: ended.then(|| rfc3339(summary.start + summary.duration)),
+        duration_ms: summary.duration.as_millis() as u64,
+        connect_ms: summary.connect.map(millis),
+        first_byte_ms: summary.first_byte.map(millis),
+        bytes_up: summary.bytes_up,
+        bytes_down: summary.bytes_down,
+        state: summary.state.label().into(),
+        stage: summary.stage.label().into(),
+        blame: summary.blame.map(|blame| blame.label().into()),
+        reason: summary.reason.map(|reason| reason.label().into()),
+        shard: summary.shard.0,
+        generation: summary.generation.0,
+    }
+}
+
+pub(super) fn service(service: Service) -> &'static str {
+    match service {
+        Service::Tcp => "tcp",
+    }
+}
+
+pub(super) fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// Milliseconds to the microsecond, as a number that JSON prints short.
+fn millis(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
+}

@@ -1,0 +1,320 @@
+//! What runs and how it stands: the one document that `arus status`, `arus top` and monitoring read.
+//!
+//! Counts are since the start of the process; rates (`..._per_second`) and busy shares are those of the last second.
+//! This is the API's view of `stats::totals`: names here are a promise to whoever reads the API, names there are not.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use axum::extract::State;
+use axum::response::Json;
+use nix::sys::resource::{Resource, getrlimit};
+use serde::{Deserialize, Serialize};
+
+use super::sessions::rfc3339;
+use crate::control::handle::Control;
+use crate::control::logging;
+use crate::stats::totals::{
+    BackendTotals, LatencyTotals, ListenerTotals, Reloads, ShardTotals, Totals as Reading, Traffic, UpstreamTotals,
+};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    /// RFC 3339, UTC.
+    pub started: String,
+    pub uptime_seconds: u64,
+    pub generation: u64,
+    pub draining: bool,
+    /// `None`: the built-in example.
+    pub config: Option<PathBuf>,
+    pub totals: Totals,
+    pub limits: Limits,
+    /// By stage: connect, first_byte, session; since the start, up to a second old.
+    pub latency: BTreeMap<String, Latency>,
+    pub shards: Vec<Shard>,
+    pub listeners: Vec<Listener>,
+    pub upstreams: Vec<Upstream>,
+}
+
+/// Payload, and how fast it flows.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Flow {
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    pub bytes_up_per_second: f64,
+    pub bytes_down_per_second: f64,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Totals {
+    pub active: u32,
+    pub accepted: u64,
+    pub accepted_per_second: f64,
+    pub rejected: u64,
+    pub failed: u64,
+    #[serde(flatten)]
+    pub flow: Flow,
+    pub reloads: u64,
+    pub reloads_refused: u64,
+    /// Finished sessions that the access log could not take.
+    pub summaries_dropped: u64,
+    pub log_lines_dropped: u64,
+}
+
+/// A limit and what of it is in use.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Use {
+    pub used: u64,
+    /// `None`: no limit.
+    pub limit: Option<u32>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Limits {
+    /// Connections of the whole process.
+    pub connections: Use,
+    /// RLIMIT_NOFILE; a proxied connection takes two descriptors.
+    pub descriptors: Option<u64>,
+}
+
+/// Microseconds.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Latency {
+    pub count: u64,
+    pub p50: u64,
+    pub p90: u64,
+    pub p99: u64,
+    pub max: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Shard {
+    pub id: u16,
+    pub cpu: Option<usize>,
+    pub active: u64,
+    pub accepted: u64,
+    pub accepted_per_second: f64,
+    #[serde(flatten)]
+    pub flow: Flow,
+    /// Part of the last second that it worked, 0 to 1.
+    pub busy_share: f64,
+    pub busy_ns: u64,
+    pub idle_ns: u64,
+    pub turns: u64,
+    pub completions: u64,
+    /// In flight.
+    pub operations: u64,
+    pub buffers: Buffers,
+    pub cq_overflows: u64,
+    pub enobufs: u64,
+    pub accept_errors: u64,
+    pub panics: u64,
+    pub summaries_dropped: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Buffers {
+    pub free: u64,
+    pub total: u64,
+    /// Most in use at once.
+    pub watermark: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Listener {
+    pub name: String,
+    /// Really bound: port 0 is a port here.
+    pub addresses: Vec<String>,
+    pub connections: Use,
+    pub accepted: u64,
+    pub accepted_per_second: f64,
+    pub closed: u64,
+    #[serde(flatten)]
+    pub flow: Flow,
+    /// By reason; those that never happened are left out.
+    pub rejected: BTreeMap<String, u64>,
+    pub failed: Vec<Failed>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failed {
+    pub stage: String,
+    pub blame: String,
+    pub count: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Upstream {
+    pub name: String,
+    /// Connections that wait for a full backend.
+    pub waiting: u32,
+    pub backends: Vec<Backend>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Backend {
+    pub address: String,
+    /// up | down | ejected | drained
+    pub state: String,
+    pub connections: Use,
+    pub connects: u64,
+    pub connects_per_second: f64,
+    pub connect_failures: u64,
+    pub ejections: u64,
+    #[serde(flatten)]
+    pub flow: Flow,
+}
+
+pub(super) async fn show(State(control): State<Control>) -> Json<Status> {
+    Json(status(&control))
+}
+
+pub(super) async fn show_shards(State(control): State<Control>) -> Json<Vec<Shard>> {
+    Json(control.totals().shards.into_iter().map(Shard::from).collect())
+}
+
+pub(super) async fn show_upstreams(State(control): State<Control>) -> Json<Vec<Upstream>> {
+    Json(control.totals().upstreams.into_iter().map(Upstream::from).collect())
+}
+
+fn status(control: &Control) -> Status {
+    let reading = control.totals();
+    Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        started: rfc3339(control.started()),
+        uptime_seconds: reading.uptime_seconds,
+        generation: reading.generation,
+        draining: reading.draining,
+        config: control.config().cloned(),
+        totals: totals(&reading),
+        limits: Limits {
+            connections: Use { used: u64::from(reading.connections), limit: Some(reading.max_connections) },
+            descriptors: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft),
+        },
+        latency: reading.latency.iter().map(|latency| (latency.stage.to_owned(), Latency::from(latency))).collect(),
+        shards: reading.shards.into_iter().map(Shard::from).collect(),
+        listeners: reading.listeners.into_iter().map(Listener::from).collect(),
+        upstreams: reading.upstreams.into_iter().map(Upstream::from).collect(),
+    }
+}
+
+fn totals(reading: &Reading) -> Totals {
+    let Reloads { ok, failed } = reading.reloads;
+    Totals {
+        active: reading.connections,
+        accepted: reading.traffic.connections,
+        accepted_per_second: reading.traffic.connections_per_second,
+        rejected: reading.listeners.iter().flat_map(|listener| listener.rejected.values()).sum(),
+        failed: reading.listeners.iter().flat_map(|listener| &listener.failed).map(|failed| failed.count).sum(),
+        flow: reading.traffic.into(),
+        reloads: ok,
+        reloads_refused: failed,
+        summaries_dropped: reading.shards.iter().map(|shard| shard.summaries_dropped).sum(),
+        log_lines_dropped: logging::dropped_lines(),
+    }
+}
+
+impl From<Traffic> for Flow {
+    fn from(traffic: Traffic) -> Self {
+        let Traffic { bytes_up, bytes_down, bytes_up_per_second, bytes_down_per_second, .. } = traffic;
+        Self { bytes_up, bytes_down, bytes_up_per_second, bytes_down_per_second }
+    }
+}
+
+impl From<ShardTotals> for Shard {
+    fn from(shard: ShardTotals) -> Self {
+        Self {
+            id: shard.shard,
+            cpu: shard.cpu,
+            active: shard.active,
+            accepted: shard.traffic.connections,
+            accepted_per_second: shard.traffic.connections_per_second,
+            flow: shard.traffic.into(),
+            busy_share: shard.busy,
+            busy_ns: shard.busy_ns,
+            idle_ns: shard.idle_ns,
+            turns: shard.turns,
+            completions: shard.completions,
+            operations: shard.operations,
+            buffers: Buffers {
+                free: shard.buffers_free,
+                total: shard.buffers_total,
+                watermark: shard.buffers_watermark,
+            },
+            cq_overflows: shard.cq_overflows,
+            enobufs: shard.enobufs,
+            accept_errors: shard.accept_errors,
+            panics: shard.panics,
+            summaries_dropped: shard.summaries_dropped,
+        }
+    }
+}
+
+impl From<ListenerTotals> for Listener {
+    fn from(listener: ListenerTotals) -> Self {
+        let failed = listener.failed.iter().map(|failed| Failed {
+            stage: failed.stage.into(),
+            blame: failed.blame.into(),
+            count: failed.count,
+        });
+        Self {
+            name: listener.listener,
+            addresses: listener.addresses,
+            connections: Use { used: listener.active, limit: listener.max_connections },
+            accepted: listener.traffic.connections,
+            accepted_per_second: listener.traffic.connections_per_second,
+            closed: listener.closed,
+            flow: listener.traffic.into(),
+            rejected: listener.rejected.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
+            failed: failed.collect(),
+        }
+    }
+}
+
+impl From<UpstreamTotals> for Upstream {
+    fn from(upstream: UpstreamTotals) -> Self {
+        let backends = upstream.backends.into_iter().map(Backend::from).collect();
+        Self { name: upstream.upstream, waiting: upstream.waiting, backends }
+    }
+}
+
+impl From<BackendTotals> for Backend {
+    fn from(backend: BackendTotals) -> Self {
+        Self {
+            state: backend_state(&backend).into(),
+            address: backend.backend,
+            connections: Use { used: u64::from(backend.connections), limit: backend.max_connections },
+            connects: backend.traffic.connections,
+            connects_per_second: backend.traffic.connections_per_second,
+            connect_failures: backend.connect_failures,
+            ejections: backend.ejections,
+            flow: backend.traffic.into(),
+        }
+    }
+}
+
+/// The gravest that holds: a backend may be down, drained and ejected at once.
+fn backend_state(backend: &BackendTotals) -> &'static str {
+    match backend {
+        BackendTotals { up: false, .. } => "down",
+        BackendTotals { drained: true, .. } => "drained",
+        BackendTotals { ejected: true, .. } => "ejected",
+        _ => "up",
+    }
+}
+
+impl From<&LatencyTotals> for Latency {
+    fn from(latency: &LatencyTotals) -> Self {
+        let micros = |ms: f64| (ms * 1000.0).round() as u64;
+        Self {
+            count: latency.count,
+            p50: micros(latency.p50_ms),
+            p90: micros(latency.p90_ms),
+            p99: micros(latency.p99_ms),
+            max: micros(latency.max_ms),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! A log line for people: `time LEVEL message field=value ...`.
+
+use std::fmt::{self, Write};
+use std::time::SystemTime;
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+pub(super) struct Text {
+    pub(super) colours: bool,
+}
+
+impl<S, N> FormatEvent<S, N> for Text
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let now = humantime::format_rfc3339_millis(SystemTime::now());
+        let level = *event.metadata().level();
+        if self.colours {
+            write!(writer, "{now} {}{level:>5}\x1b[0m ", colour(level))?;
+        } else {
+            write!(writer, "{now} {level:>5} ")?;
+        }
+        let mut fields = String::new();
+        context.format_fields(Writer::new(&mut fields), event)?;
+        escape(&fields, &mut writer)?;
+        writer.write_char('\n')
+    }
+}
+
+fn colour(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "\x1b[31m",
+        Level::WARN => "\x1b[33m",
+        Level::INFO => "\x1b[32m",
+        Level::DEBUG => "\x1b[34m",
+        Level::TRACE => "\x1b[35m",
+    }
+}
+
+/// Writes `text` so that it can neither end the line nor speak to a terminal.
+fn escape(text: &str, out: &mut impl Write) -> fmt::Result {
+    let mut rest = text;
+    while let Some(at) = rest.find(is_unsafe) {
+        let (clean, from) = rest.split_at(at);
+        out.write_str(clean)?;
+        let mut chars = from.chars();
+        if let Some(character) = chars.next() {
+            write!(out, "{}", character.escape_default())?;
+        }
+        rest = chars.as_str();
+    }
+    out.write_str(rest)
+}
+
+/// Control characters, and those that change the direction or break of what follows.
+fn is_unsafe(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}

@@ -1,4 +1,4 @@
-//! The part of the start that may need root: probe, bind, open, then give root up. No thread exists yet.
+//! The part of the start that may need root: probe, bind, open, then give root up. No shard exists yet.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;

@@ -1,7 +1,8 @@
 //! Giving up root: `engine.user`.
 //!
-//! Done once, after everything that needs root was bound and opened, and before any other thread exists, so that all
-//! threads are born without it. CAP_NET_BIND_SERVICE is kept where the process has it, as a reload may have to bind a
+//! Done once, after everything that needs root was bound and opened, and before shards and control threads exist, so
+//! that they are born without it; a thread that does exist (the log's) loses root with all its capabilities, as the
+//! C library makes every thread change its user. CAP_NET_BIND_SERVICE is kept where the process has it, as a reload may have to bind a
 //! low port; nothing else is, and no file that is executed can bring anything back (PR_SET_NO_NEW_PRIVS).
 
 use std::ffi::CString;
@@ -66,7 +67,7 @@ pub(super) fn is_root() -> bool {
     Uid::effective().is_root()
 }
 
-/// Becomes `identity` for good. To be called while this is the only thread.
+/// Becomes `identity` for good. To be called on the main thread, before those that may bind ports are made.
 ///
 /// # Errors
 /// One line. The process must end then: it may have given up only a part.

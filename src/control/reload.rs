@@ -11,6 +11,7 @@ use super::launch::render;
 use super::prepare::{Prepared, prepare};
 use super::supervisor::{Loaded, Supervisor};
 use super::systemd;
+use crate::config::diff;
 use crate::config::plan::Plan;
 use crate::types::Generation;
 
@@ -69,7 +70,14 @@ impl Supervisor {
         let begun = Instant::now();
         let before = self.control.view();
         let load = std::sync::Arc::clone(&self.source.load);
-        let Loaded { plan, warnings } = off_thread(move || load()).await?;
+        let Loaded { mut plan, warnings } = off_thread(move || load()).await?;
+        let mut fixed = diff::keep_fixed(&before.snapshot.plan, &mut plan);
+        if plan.demo != before.snapshot.plan.demo {
+            fixed.push("demo");
+        }
+        if !fixed.is_empty() {
+            tracing::warn!("changed, but taken up only by a restart: {}", fixed.join(", "));
+        }
         if because == Because::FileChanged && plan == before.snapshot.plan {
             tracing::debug!("the configuration file has changed, what it means has not");
             return Ok(before.snapshot.generation);
@@ -112,10 +120,6 @@ impl Supervisor {
             changes,
             "reloaded"
         );
-        let needs_restart = needs_restart(before, &snapshot.plan).join(", ");
-        if !needs_restart.is_empty() {
-            tracing::warn!("changed, but taken up only by a restart: {needs_restart}");
-        }
         snapshot.generation
     }
 }
@@ -125,41 +129,4 @@ async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Vec<String>> + Send + 'static,
 ) -> Result<T, Vec<String>> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(vec![error.to_string()]))
-}
-
-/// Keys that were changed and that a running arus cannot follow.
-fn needs_restart(before: &Plan, now: &Plan) -> Vec<&'static str> {
-    let (old, new) = (&before.engine, &now.engine);
-    let keys = [
-        ("engine.shards", old.shards != new.shards),
-        ("engine.pin", old.pin != new.pin),
-        ("engine.buffer_size", old.buffer_size != new.buffer_size),
-        ("engine.buffers", old.buffers != new.buffers),
-        ("engine.max_buffers", old.max_buffers != new.max_buffers),
-        ("engine.busy_poll", old.busy_poll != new.busy_poll),
-        ("engine.user", old.user != new.user),
-        ("engine.state_dir", old.state_dir != new.state_dir),
-        ("admin.listen", before.admin.listen != now.admin.listen),
-        ("admin.socket", before.admin.socket != now.admin.socket),
-        ("demo", before.demo != now.demo),
-    ];
-    keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::fixture::plan;
-    use super::*;
-    use std::path::Path;
-
-    #[test]
-    fn says_which_changes_need_a_restart() {
-        let before = plan(Path::new("/x"));
-        let mut now = before.clone();
-        assert!(needs_restart(&before, &now).is_empty());
-        now.engine.shards = None;
-        now.engine.max_connections = 7;
-        now.admin.socket = "/y".into();
-        assert_eq!(needs_restart(&before, &now), ["engine.shards", "admin.socket"]);
-    }
 }

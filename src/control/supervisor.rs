@@ -28,6 +28,7 @@ use super::startup::Ground;
 use super::stats::StatsThread;
 use super::systemd;
 use super::watch::{Content, Watch};
+use crate::config;
 use crate::config::plan::{Engine, Log, Plan};
 use crate::shard;
 use crate::shard::command::{Event, Handover, Mailbox};
@@ -94,13 +95,13 @@ pub struct Hooks {
 }
 
 impl Default for Hooks {
-    /// Real shards, and nothing else.
+    /// Real shards, and nothing beside them.
     fn default() -> Self {
         Self {
             spawn: Box::new(shard::spawn),
             serve: Box::new(|_, _| Box::pin(async {})),
             hello: Box::new(|_| Box::pin(async {})),
-            diff: Box::new(|_, _| Vec::new()),
+            diff: Box::new(config::diff::diff),
             relog: Box::new(|_| {}),
         }
     }
@@ -116,7 +117,7 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 const ROLL_CALL: Duration = Duration::from_secs(1);
 
 /// Runs arus until it is told to stop. `first` is what `source` has loaded. To be called on the main thread, before
-/// there is any other.
+/// there is any other but the log's.
 #[must_use]
 pub fn run(source: Source, first: Loaded, hooks: Hooks) -> ExitCode {
     match supervise(source, first, hooks) {

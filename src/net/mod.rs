@@ -45,3 +45,59 @@ pub fn set_fast_open(socket: &socket2::Socket, queue: u32) -> io::Result<()> {
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// How far a connection's bytes have got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Delivery {
+    /// Bytes that the peer has acknowledged since the connection began.
+    pub acknowledged: u64,
+    /// Bytes in the send queue: not sent, or sent and not acknowledged.
+    pub waiting: u32,
+}
+
+/// Asks the kernel for the [`Delivery`] of a socket; zeros where it cannot tell.
+#[must_use]
+pub fn delivery(socket: BorrowedFd<'_>) -> Delivery {
+    let mut waiting: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (here under its tty name) writes one c_int, which lives over the call.
+    unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut waiting) };
+    // struct tcp_info (linux/tcp.h): `tcpi_bytes_acked` is the u64 at 120. The libc crate's struct ends before it.
+    const BYTES_ACKED: usize = 120;
+    let mut info = [0u8; BYTES_ACKED + 8];
+    let mut len = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, the size of `info`, and the written length to `len`.
+    unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut len)
+    };
+    let mut acknowledged = [0u8; 8];
+    acknowledged.copy_from_slice(&info[BYTES_ACKED..]);
+    Delivery { acknowledged: u64::from_ne_bytes(acknowledged), waiting: waiting.max(0) as u32 }
+}
+
+/// Leaves the choice of the local port to connect(2) (IP_BIND_ADDRESS_NO_PORT, ip(7)).
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn set_bind_address_no_port(socket: &socket2::Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the option's value is one c_int that lives over the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The soft RLIMIT_NOFILE.
+#[must_use]
+pub fn rlimit_nofile() -> Option<u32> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one rlimit, which lives over the call.
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    (result == 0).then(|| u32::try_from(limit.rlim_cur).unwrap_or(u32::MAX))
+}

@@ -1,1 +1,306 @@
-//! placeholder
+//! Relaying: bytes between a client and an upstream, both ways, until both have ended or a deadline has passed.
+//!
+//! Each direction is a [`half::Half`]. FIN is passed on after everything before it and the other direction goes on; RST
+//! is passed on as RST after what came before it. A side that does not read holds a bounded number of buffers.
+
+mod half;
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crate::ring::{First, Ring, Socket, Timer};
+use crate::types::{Blame, Reason};
+use half::{Flow, Half};
+
+/// How long what came before a reset may take to be delivered.
+const RESET_GRACE: Duration = Duration::from_millis(500);
+/// Between two looks at whether it has been.
+const RESET_LOOK: Duration = Duration::from_millis(10);
+
+/// Up is from the client to the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    Up,
+    Down,
+}
+
+/// What a relay goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// No byte in either direction.
+    pub idle: Duration,
+    /// No byte, after one side has sent FIN.
+    pub half_closed: Duration,
+}
+
+/// How a relay ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tally {
+    pub reason: Reason,
+    /// `None` for a clean end.
+    pub blame: Option<Blame>,
+    /// When the upstream's first byte came, on the ring's clock.
+    pub first_byte: Option<Duration>,
+}
+
+/// A way to end a relay from outside.
+#[derive(Debug, Default)]
+pub struct Cut {
+    why: Cell<Option<(Reason, Blame)>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Cut {
+    /// Ends the relay; the first reason given stands. The caller notes activity on the ring.
+    pub fn cut(&self, reason: Reason, blame: Blame) {
+        if self.why.get().is_none() {
+            self.why.set(Some((reason, blame)));
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    #[must_use]
+    pub fn why(&self) -> Option<(Reason, Blame)> {
+        self.why.get()
+    }
+
+    /// Ready once it was cut.
+    pub fn poll(&self, context: &Context<'_>) -> Poll<(Reason, Blame)> {
+        if let Some(why) = self.why.get() {
+            return Poll::Ready(why);
+        }
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+/// Relays until the end. `count` is told of every byte that was sent on. The sockets are closed when the future and
+/// the caller's clones are gone; here it is decided whether with FIN or RST.
+pub async fn run(
+    ring: &Ring,
+    client: &Socket,
+    upstream: &Socket,
+    terms: Terms,
+    cut: &Cut,
+    count: impl Fn(Direction, usize),
+) -> Tally {
+    let mut relay = Relay {
+        up: Half::new(client.receive(First::Try)),
+        down: Half::new(upstream.receive(First::Wait)),
+        first_byte: None,
+        fault: None,
+        deadline: Deadline::new(ring, terms),
+    };
+    let (reason, blame) = poll_fn(|context| relay.poll(ring, client, upstream, cut, &count, context)).await;
+    if cut.why().is_some() {
+        client.reset_on_close();
+        upstream.reset_on_close();
+    } else {
+        relay.close(ring, client, upstream).await;
+    }
+    Tally { reason, blame, first_byte: relay.first_byte }
+}
+
+struct Relay {
+    up: Half,
+    down: Half,
+    first_byte: Option<Duration>,
+    /// The first failure of a side.
+    fault: Option<(Reason, Blame)>,
+    deadline: Deadline,
+}
+
+impl Relay {
+    fn poll(
+        &mut self,
+        ring: &Ring,
+        client: &Socket,
+        upstream: &Socket,
+        cut: &Cut,
+        count: &impl Fn(Direction, usize),
+        context: &Context<'_>,
+    ) -> Poll<(Reason, Option<Blame>)> {
+        if let Poll::Ready((reason, blame)) = cut.poll(context) {
+            return Poll::Ready((reason, Some(blame)));
+        }
+        let (up, up_error) = self.up.poll(ring, upstream, context);
+        let (down, down_error) = self.down.poll(ring, client, context);
+        if up.sent > 0 {
+            count(Direction::Up, up.sent);
+        }
+        if down.sent > 0 {
+            count(Direction::Down, down.sent);
+        }
+        if down.received && self.first_byte.is_none() {
+            self.first_byte = Some(ring.now());
+        }
+        if up_error.is_some() {
+            self.note_fault(self.up.flow(), Blame::Client, Blame::Upstream);
+        }
+        if down_error.is_some() {
+            self.note_fault(self.down.flow(), Blame::Upstream, Blame::Client);
+        }
+        if self.is_over() {
+            return Poll::Ready(match self.fault {
+                Some((reason, blame)) => (reason, Some(blame)),
+                None => (Reason::Done, None),
+            });
+        }
+        self.pass_on_fin(client, upstream);
+        if up.received || down.received || up.sent + down.sent > 0 {
+            self.deadline.moved(ring);
+        }
+        self.poll_deadline(ring, client, upstream, context)
+    }
+
+    fn note_fault(&mut self, flow: Flow, from: Blame, to: Blame) {
+        let blame = if flow == Flow::Refused { to } else { from };
+        self.fault.get_or_insert((Reason::Reset, blame));
+        if flow == Flow::Breaking {
+            self.deadline.begin_breaking();
+        }
+    }
+
+    /// Both directions are over, or one is whose failure leaves the other nobody to talk to.
+    fn is_over(&self) -> bool {
+        let (up, down) = (self.up.flow(), self.down.flow());
+        up == Flow::Broken || down == Flow::Broken || (up.is_over() && down.is_over())
+    }
+
+    fn pass_on_fin(&mut self, client: &Socket, upstream: &Socket) {
+        for (half, to) in [(&mut self.up, upstream), (&mut self.down, client)] {
+            if half.take_fin() {
+                to.shutdown_write();
+                self.deadline.begin_half_closed();
+            }
+        }
+    }
+
+    fn poll_deadline(
+        &mut self,
+        ring: &Ring,
+        client: &Socket,
+        upstream: &Socket,
+        context: &Context<'_>,
+    ) -> Poll<(Reason, Option<Blame>)> {
+        while self.deadline.timer.poll(context).is_ready() {
+            // A send of many buffers to a slow reader completes late; what the reader acknowledged shows that it lives.
+            let mut acknowledged = 0;
+            for (half, to) in [(&self.up, upstream), (&self.down, client)] {
+                if half.is_sending() {
+                    acknowledged += to.delivery().acknowledged;
+                }
+            }
+            if self.deadline.has_passed(ring, acknowledged) {
+                let slow = self.slow_side();
+                return Poll::Ready(match (self.fault, self.deadline.phase) {
+                    (Some((reason, blame)), _) => (reason, Some(blame)),
+                    (None, Phase::HalfClosed) => (Reason::HalfClosedTimeout, Some(slow)),
+                    (None, Phase::Open | Phase::Breaking) => (Reason::IdleTimeout, Some(slow)),
+                });
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Who kept the relay waiting: whoever does not read what is queued for it, else the client, who may speak anytime.
+    fn slow_side(&self) -> Blame {
+        match (self.up.is_pending(), self.down.is_pending()) {
+            (true, false) => Blame::Upstream,
+            _ if self.up.flow() == Flow::Ended => Blame::Upstream,
+            _ => Blame::Client,
+        }
+    }
+
+    /// Decides how each side learns of the end: a clean FIN only where everything was delivered.
+    async fn close(&mut self, ring: &Ring, client: &Socket, upstream: &Socket) {
+        for (half, to) in [(&self.up, upstream), (&self.down, client)] {
+            match half.flow() {
+                Flow::Ended => {}
+                Flow::Broken => {
+                    // The reset must not overtake what came before it.
+                    let mut waited = Duration::ZERO;
+                    while waited < RESET_GRACE && to.delivery().waiting > 0 {
+                        ring.sleep(RESET_LOOK).await;
+                        waited += RESET_LOOK;
+                    }
+                    to.reset_on_close();
+                }
+                Flow::Open if !half.is_pending() && self.fault.is_none() => {}
+                Flow::Open | Flow::Ending | Flow::Breaking | Flow::Refused => to.reset_on_close(),
+            }
+        }
+    }
+}
+
+/// The deadline of a relay: looked at lazily, so that traffic costs it nothing but noting the time.
+struct Deadline {
+    timer: Timer,
+    terms: Terms,
+    phase: Phase,
+    last_move: Duration,
+    acknowledged: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    HalfClosed,
+    /// One side was reset; what came before goes on its way to the other.
+    Breaking,
+}
+
+impl Deadline {
+    fn new(ring: &Ring, terms: Terms) -> Self {
+        let timer = ring.timer(terms.idle);
+        Self { timer, terms, phase: Phase::Open, last_move: ring.now(), acknowledged: 0 }
+    }
+
+    fn limit(&self) -> Duration {
+        match self.phase {
+            Phase::Open => self.terms.idle,
+            Phase::HalfClosed => self.terms.half_closed.min(self.terms.idle),
+            Phase::Breaking => RESET_GRACE,
+        }
+    }
+
+    fn moved(&mut self, ring: &Ring) {
+        self.last_move = ring.now();
+    }
+
+    fn begin_half_closed(&mut self) {
+        if self.phase == Phase::Open {
+            self.begin(Phase::HalfClosed);
+        }
+    }
+
+    fn begin_breaking(&mut self) {
+        self.begin(Phase::Breaking);
+    }
+
+    fn begin(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.timer.reset(self.limit());
+    }
+
+    /// Called when the timer has fired: whether the limit is really over, or the timer was set anew. `acknowledged`
+    /// counts what slow readers took; a change since the last look counts as a move.
+    fn has_passed(&mut self, ring: &Ring, acknowledged: u64) -> bool {
+        if self.phase != Phase::Breaking && acknowledged != std::mem::replace(&mut self.acknowledged, acknowledged) {
+            self.moved(ring);
+        }
+        let rest = (self.last_move + self.limit()).saturating_sub(ring.now());
+        if rest.is_zero() {
+            return true;
+        }
+        self.timer.reset(rest);
+        false
+    }
+}

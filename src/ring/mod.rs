@@ -1,4 +1,44 @@
-//! The io_uring of one shard.
+//! The io_uring of one shard: a small network driver in which every operation is a future or a stream.
+//!
+//! Each shard has its own [`Ring`], used by that shard's thread alone, and one task that drives it ([`Ring::drive`]).
+//! An operation's slot owns descriptor, buffers and addresses until the operation's final completion, so that dropping
+//! a future is always sound: it cancels, and the slot is freed when the kernel is done with it.
+//!
+//! shutdown(2) is a plain system call here, as io_uring would hand it to a worker thread (IORING_OP_SHUTDOWN forces
+//! that); so is close(2), which happens when the last operation lets go of its descriptor.
+#![allow(unsafe_code)] // the one place of io_uring; listed in tests/tidy.rs
+
+mod accept;
+mod buffers;
+mod core;
+mod driver;
+mod operation;
+mod probe;
+mod receive;
+mod slots;
+mod socket;
+mod timer;
+
+pub use accept::{Accept, Appetite};
+pub use buffers::{Chain, Counts};
+pub use driver::Pacing;
+pub use operation::Completion;
+pub use probe::{Unusable, probe};
+pub use receive::{First, Receive, Received};
+pub use socket::{Send, Socket};
+
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use self::core::Core;
+
+/// Most buffers that one vectored send takes.
+pub const SEND_BUFFERS: usize = operation::SEND_BUFFERS;
 
 /// What of io_uring this kernel can do, found out by [`probe`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,15 +51,160 @@ pub struct Features {
     pub receive_caps: bool,
 }
 
-/// Why the engine cannot run here: one line that says what is wrong and what to do.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Unusable(pub String);
+/// Sizes of a ring.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Bytes of a receive buffer.
+    pub buffer_size: u32,
+    /// Buffers to begin with, and the step of growth; a power of two.
+    pub buffers: u32,
+    /// Buffers at most; a power of two up to 32,768.
+    pub max_buffers: u32,
+    /// Entries of the completion queue.
+    pub completions: u32,
+}
 
-/// Tries io_uring on this kernel: whether it is allowed at all, and which features work.
-///
-/// # Errors
-/// When io_uring is forbidden (seccomp, `kernel.io_uring_disabled`) or too old.
-pub fn probe() -> Result<Features, Unusable> {
-    Ok(Features { multishot_recv: true, bundles: true, receive_caps: true })
+/// A shard's ring. Cheap to clone; all clones are the same ring.
+#[derive(Clone)]
+pub struct Ring(Rc<Core>);
+
+impl Ring {
+    /// Makes the ring of the calling thread.
+    ///
+    /// # Errors
+    /// As io_uring_setup(2), io_uring_register(2) and mmap(2).
+    pub fn new(options: &Options, features: Features) -> io::Result<Self> {
+        Core::new(options, features).map(Self)
+    }
+
+    /// Takes a connected or connecting socket into the ring.
+    #[must_use]
+    pub fn socket(&self, fd: OwnedFd) -> Socket {
+        Socket::new(&self.0, fd)
+    }
+
+    /// The clock of this turn: time since the ring was made. Cheap; up to a turn old.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.0.now()
+    }
+
+    /// What [`Ring::now`] counts from.
+    #[must_use]
+    pub fn epoch(&self) -> Instant {
+        self.0.epoch()
+    }
+
+    /// A timer that is ready once `after` has passed.
+    #[must_use]
+    pub fn timer(&self, after: Duration) -> Timer {
+        let key = self.0.wheel.borrow_mut().insert(self.tick_after(after));
+        Timer { ring: self.clone(), key }
+    }
+
+    pub async fn sleep(&self, duration: Duration) {
+        let mut timer = self.timer(duration);
+        poll_fn(|context| timer.poll(context)).await;
+    }
+
+    /// Waits for `future` no longer than `limit`; `None` when the time is over, and the future is dropped.
+    pub async fn timeout<T>(&self, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+        let mut timer = self.timer(limit);
+        let mut future = pin!(future);
+        poll_fn(|context| {
+            if let Poll::Ready(output) = future.as_mut().poll(context) {
+                return Poll::Ready(Some(output));
+            }
+            timer.poll(context).map(|()| None)
+        })
+        .await
+    }
+
+    /// Waits until another thread adds to the eventfd, and takes its count.
+    ///
+    /// # Errors
+    /// As read(2).
+    pub async fn read_doorbell(&self, eventfd: &Rc<OwnedFd>) -> io::Result<()> {
+        Completion(operation::start_read_word(&self.0, eventfd)).await.map(drop)
+    }
+
+    /// Tells the driver that a task was woken by something else than the ring, so that it does not sleep now.
+    /// Everything that wakes a task of this shard calls it.
+    pub fn note_activity(&self) {
+        self.0.note_activity();
+    }
+
+    /// Gives buffers back.
+    pub fn release(&self, chain: Chain) {
+        self.0.release(chain);
+    }
+
+    /// Moves `other` behind `chain`.
+    pub fn append(&self, chain: &mut Chain, other: Chain) {
+        self.0.pool.borrow_mut().append(chain, other);
+    }
+
+    /// Buffers that may still be had, free and by growth.
+    #[must_use]
+    pub fn buffers_available(&self) -> usize {
+        self.0.pool.borrow().available()
+    }
+
+    /// Buffers that are free now.
+    #[must_use]
+    pub fn buffers_idle(&self) -> usize {
+        self.0.pool.borrow().counts().free as usize
+    }
+
+    /// Bytes of one buffer.
+    #[must_use]
+    pub fn buffer_size(&self) -> usize {
+        self.0.pool.borrow().buffer_size() as usize
+    }
+
+    #[must_use]
+    pub fn buffers(&self) -> Counts {
+        self.0.pool.borrow().counts()
+    }
+
+    /// Operations that the kernel has.
+    #[must_use]
+    pub fn operations(&self) -> u32 {
+        self.0.in_flight()
+    }
+
+    #[must_use]
+    pub fn features(&self) -> Features {
+        self.0.features
+    }
+
+    /// The wheel's tick at which `after` has surely passed. A tick is a millisecond since the epoch.
+    fn tick_after(&self, after: Duration) -> u64 {
+        let deadline = self.0.now().saturating_add(after);
+        u64::try_from(deadline.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX / 2)
+    }
+}
+
+/// A timer in the shard's wheel.
+pub struct Timer {
+    ring: Ring,
+    key: timer::Key,
+}
+
+impl Timer {
+    pub fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
+        self.ring.0.wheel.borrow_mut().poll(&self.key, context)
+    }
+
+    /// Sets it anew, to `after` from now.
+    pub fn reset(&mut self, after: Duration) {
+        let tick = self.ring.tick_after(after);
+        self.ring.0.wheel.borrow_mut().reset(&self.key, tick);
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.ring.0.wheel.borrow_mut().remove(&self.key);
+    }
 }

@@ -1,19 +1,48 @@
-//! One shard: a pinned executor with its own listeners, ring, buffers and timers.
+//! One shard: a pinned executor with its own listeners, ring, buffers and timers. It shares nothing with the others but
+//! the snapshot, the counters that it alone writes, and channels.
 
+mod accept;
 pub mod command;
+mod conn;
+mod generation;
+mod session;
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crossbeam::channel::Sender;
+use crossbeam::channel::{Receiver, Sender};
+use glommio::{LocalExecutorBuilder, Placement};
+use slab::Slab;
 
-use crate::config::plan::Engine;
-use crate::ring::Features;
-use crate::stats::counters::ShardStats;
+use crate::config::plan::{BusyPoll, Engine, OnDown, Outlier};
+use crate::ring::{Features, Options, Pacing, Ring};
+use crate::stats;
+use crate::stats::counters::{ShardStats, add};
+use crate::stats::latency::Latencies;
 use crate::stats::summary::Summary;
-use crate::types::ShardId;
-use command::{Event, Inbox, Mailbox};
+use crate::types::{Blame, Reason, SessionId, ShardId};
+use crate::upstream::dial::{DialError, Targets};
+use crate::upstream::queue::Queues;
+use crate::upstream::state::{BackendId, BackendState};
+use accept::Listening;
+use command::{BindId, Command, Event, Handover, Inbox, Mailbox, Reply};
+use generation::Generation;
+use session::Live;
+
+/// glommio's reactor gets its turn so often. Nothing on a shard waits for it.
+const PREEMPT_TIMER: Duration = Duration::from_secs(1);
+/// Completions that may wait to be reaped; every armed receive may have one at the same time.
+const COMPLETIONS: u32 = 16 * 1024;
+/// Descriptors kept for everything but connections: logs, rings, DNS, checks, the admin API.
+const DESCRIPTOR_RESERVE: u32 = 64;
 
 /// What a shard is made of. It begins without listeners; the first [`command::Command::Apply`] brings them.
 #[derive(Debug)]
@@ -34,10 +63,315 @@ pub struct Parts {
 }
 
 /// Starts a shard on a thread of its own, named `shard-N`. The ring is made on that thread; when that fails the shard
-/// says so by [`Event::Failed`] and ends. A shard ends after it has drained, or when every mailbox to it is gone.
+/// says so by [`Event::Failed`] and ends. A shard ends after it has drained.
 ///
 /// # Errors
 /// When the thread cannot be made.
 pub fn spawn(parts: Parts) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(format!("shard-{}", parts.id.0)).spawn(move || drop(parts))
+    std::thread::Builder::new().name(format!("shard-{}", parts.id.0)).spawn(move || {
+        let (id, events) = (parts.id, parts.events.clone());
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(parts)));
+        let failure = match ended {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it panicked".into(),
+        };
+        let _ = events.send(Event::Failed(id, failure));
+    })
+}
+
+fn run(parts: Parts) -> io::Result<()> {
+    let placement = parts.cpu.map_or(Placement::Unbound, Placement::Fixed);
+    let executor = LocalExecutorBuilder::new(placement)
+        .name(&format!("shard-{}", parts.id.0))
+        .io_memory(0) // glommio's own files are not used here
+        .preempt_timer(PREEMPT_TIMER)
+        .make()
+        .map_err(|error| io::Error::other(format!("the executor cannot be made: {error}")))?;
+    executor.run(async move {
+        let options = Options {
+            buffer_size: parts.engine.buffer_size,
+            buffers: parts.engine.buffers,
+            max_buffers: parts.engine.max_buffers,
+            completions: COMPLETIONS,
+        };
+        let ring = Ring::new(&options, parts.features)?;
+        let stats = Arc::clone(&parts.stats);
+        let (shard, inbox) = Shard::new(parts, ring.clone());
+        glommio::spawn_local(Rc::clone(&shard).obey(inbox)).detach();
+        ring.drive(&stats, || shard.turn()).await
+    })
+}
+
+/// The state of a shard.
+struct Shard {
+    id: ShardId,
+    ring: Ring,
+    stats: Arc<ShardStats>,
+    events: Sender<Event>,
+    summaries: Sender<Summary>,
+    queues: Rc<Queues>,
+    listening: RefCell<Vec<Rc<Listening>>>,
+    /// Accept tasks that have not ended yet.
+    accepting: Cell<usize>,
+    current: RefCell<Option<Rc<Generation>>>,
+    /// Addresses of the backends that have names.
+    addresses: RefCell<HashMap<BackendId, Arc<[SocketAddr]>>>,
+    sessions: RefCell<Slab<Rc<Live>>>,
+    latencies: RefCell<Latencies>,
+    random: Cell<u64>,
+    busy_poll: Cell<BusyPoll>,
+    /// Connections that the process may have before it runs out of descriptors.
+    descriptor_limit: u32,
+    draining: RefCell<Option<Reply<ShardId>>>,
+    stopped: Cell<bool>,
+}
+
+impl Shard {
+    fn new(parts: Parts, ring: Ring) -> (Rc<Self>, Inbox) {
+        let (id, peers) = (parts.id, Arc::clone(&parts.peers));
+        let tell = move |backend| {
+            for (index, peer) in peers.iter().enumerate() {
+                if index != usize::from(id.0) {
+                    let _ = peer.send(Command::SlotFreed(backend));
+                }
+            }
+        };
+        let limit = rlimit_nofile().saturating_sub(DESCRIPTOR_RESERVE + 16 * parts.peers.len() as u32);
+        let shard = Rc::new(Self {
+            id,
+            queues: Queues::new(ring.clone(), tell),
+            ring,
+            stats: parts.stats,
+            events: parts.events,
+            summaries: parts.summaries,
+            listening: RefCell::default(),
+            accepting: Cell::new(0),
+            current: RefCell::default(),
+            addresses: RefCell::default(),
+            sessions: RefCell::default(),
+            latencies: RefCell::default(),
+            random: Cell::new(RandomState::new().hash_one(id)),
+            busy_poll: Cell::new(parts.engine.busy_poll),
+            descriptor_limit: (limit / 2).max(1),
+            draining: RefCell::default(),
+            stopped: Cell::new(false),
+        });
+        (shard, parts.inbox)
+    }
+
+    fn id(&self) -> ShardId {
+        self.id
+    }
+
+    fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    fn stats(&self) -> &ShardStats {
+        &self.stats
+    }
+
+    fn queues(&self) -> &Rc<Queues> {
+        &self.queues
+    }
+
+    /// Called by the driver once a turn.
+    fn turn(&self) -> ControlFlow<(), Pacing> {
+        if self.stopped.get() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(Pacing { busy_poll: self.busy_poll.get() })
+    }
+
+    /// Takes commands for as long as the shard lives.
+    async fn obey(self: Rc<Self>, inbox: Inbox) {
+        let doorbell = Rc::new(match inbox.doorbell.try_clone() {
+            Ok(doorbell) => doorbell,
+            Err(error) => return self.fail(&error),
+        });
+        loop {
+            if let Err(error) = self.ring.read_doorbell(&doorbell).await {
+                return self.fail(&error);
+            }
+            self.obey_all(&inbox.commands);
+        }
+    }
+
+    fn obey_all(self: &Rc<Self>, commands: &Receiver<Command>) {
+        while let Ok(command) = commands.try_recv() {
+            match command {
+                Command::Apply(handover, reply) => {
+                    self.apply(*handover);
+                    reply.send(self.id);
+                }
+                Command::Addresses(backend, addresses) => {
+                    self.addresses.borrow_mut().insert(backend, addresses);
+                }
+                Command::BackendDown(backend) => self.cut_backend(backend),
+                Command::SlotFreed(backend) => self.queues.place_freed(backend),
+                Command::Sessions(reply) => {
+                    reply.send(self.sessions.borrow().iter().map(|(_, live)| live.summary(self)).collect());
+                }
+                Command::Kill(id, reply) => reply.send(self.kill(id)),
+                Command::Latencies(reply) => reply.send(self.latencies.borrow_mut().take()),
+                Command::Drain(limit, reply) => self.drain(limit, reply),
+            }
+        }
+    }
+
+    fn fail(&self, error: &io::Error) {
+        let _ = self.events.send(Event::Failed(self.id, format!("its doorbell failed: {error}")));
+    }
+
+    /// Puts a snapshot into force. Nothing here can fail.
+    fn apply(self: &Rc<Self>, handover: Handover) {
+        let generation = Generation::new(handover.snapshot);
+        self.busy_poll.set(generation.snapshot.plan.engine.busy_poll);
+        self.addresses.replace(handover.addresses);
+        let mut known: HashMap<BindId, Rc<Listening>> =
+            self.listening.take().into_iter().map(|listening| (listening.id, listening)).collect();
+        for bind in handover.binds {
+            let listening = match (known.remove(&bind.id), bind.socket) {
+                (Some(listening), _) => {
+                    listening.renew(Rc::clone(&generation), bind.listener);
+                    listening
+                }
+                (None, Some(socket)) => self.listen(bind.id, &generation, bind.listener, socket),
+                (None, None) => continue,
+            };
+            self.listening.borrow_mut().push(listening);
+        }
+        known.values().for_each(|listening| listening.retire());
+        self.current.replace(Some(generation));
+        self.ring.note_activity();
+    }
+
+    fn listen(
+        self: &Rc<Self>,
+        id: BindId,
+        generation: &Rc<Generation>,
+        listener: crate::types::ListenerIndex,
+        socket: socket2::Socket,
+    ) -> Rc<Listening> {
+        let listening = Listening::new(id, Rc::clone(generation), listener);
+        self.accepting.set(self.accepting.get() + 1);
+        let (shard, task) = (Rc::clone(self), Rc::clone(&listening));
+        let socket = self.ring.socket(socket.into());
+        glommio::spawn_local(async move {
+            accept::listen(Rc::clone(&shard), task, socket).await;
+            shard.accepting.set(shard.accepting.get() - 1);
+            shard.finish_drain();
+        })
+        .detach();
+        listening
+    }
+
+    fn cut_backend(&self, backend: BackendId) {
+        for (_, live) in self.sessions.borrow().iter() {
+            let Some(used) = live.backend().filter(|used| used.id == backend) else { continue };
+            let upstreams = &live.generation.snapshot.plan.upstreams;
+            let closes = upstreams.iter().any(|plan| plan.name == used.upstream && plan.on_down == OnDown::Close);
+            if closes {
+                live.cut.cut(Reason::BackendDown, Blame::Upstream);
+            }
+        }
+        self.ring.note_activity();
+    }
+
+    fn kill(&self, id: SessionId) -> bool {
+        let sessions = self.sessions.borrow();
+        let Some((_, live)) = sessions.iter().find(|(_, live)| live.id == id) else { return false };
+        live.cut.cut(Reason::Killed, Blame::Policy);
+        self.ring.note_activity();
+        true
+    }
+
+    fn drain(self: &Rc<Self>, limit: Duration, reply: Reply<ShardId>) {
+        self.listening.take().iter().for_each(|listening| listening.retire());
+        self.draining.replace(Some(reply));
+        let shard = Rc::clone(self);
+        glommio::spawn_local(async move {
+            shard.ring.sleep(limit).await;
+            for (_, live) in shard.sessions.borrow().iter() {
+                live.cut.cut(Reason::Drained, Blame::Proxy);
+            }
+            shard.ring.note_activity();
+        })
+        .detach();
+        self.finish_drain();
+    }
+
+    /// Ends the shard once it drains and nothing is left.
+    fn finish_drain(&self) {
+        let done = self.accepting.get() == 0 && self.sessions.borrow().is_empty();
+        if done && let Some(reply) = self.draining.take() {
+            reply.send(self.id);
+            self.stopped.set(true);
+            self.ring.note_activity();
+        }
+    }
+
+    fn session_ended(&self) {
+        if self.draining.borrow().is_some() {
+            self.finish_drain();
+        }
+    }
+
+    fn record(&self, summary: Summary) {
+        if self.summaries.try_send(summary).is_err() {
+            add(&self.stats.summaries_dropped, 1);
+        }
+    }
+
+    fn connect_failed(&self, backend: &BackendState, outlier: Option<Outlier>, error: DialError) {
+        add(&backend.counters[usize::from(self.id.0)].connect_failures, 1);
+        if error.blame == Blame::Upstream && backend.connect_failed(stats::clock_ms(), outlier) {
+            let _ = self.events.send(Event::Ejected(backend.id));
+        }
+    }
+
+    fn targets(&self, backend: &BackendState) -> Targets {
+        use crate::config::plan::Address;
+        match &backend.address {
+            Address::Endpoint(endpoint) => Targets::Endpoint(endpoint.clone()),
+            Address::Host { .. } => {
+                Targets::Addresses(self.addresses.borrow().get(&backend.id).cloned().unwrap_or_else(|| Arc::new([])))
+            }
+        }
+    }
+
+    /// How many connections more the process can have, each with a descriptor to either side.
+    fn connections_before_descriptors_run_out(&self) -> u32 {
+        let used = self.current.borrow().as_ref().map_or(0, |current| current.snapshot.connections.used());
+        self.descriptor_limit.saturating_sub(used)
+    }
+
+    fn random(&self) -> u64 {
+        // SplitMix64 (Steele, Lea, Flood 2014): for choices among equals, not for secrets.
+        let state = self.random.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.random.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn new_session_id(&self) -> SessionId {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&self.random().to_ne_bytes());
+        random[8..].copy_from_slice(&self.random().to_ne_bytes()[..2]);
+        let id = uuid::Builder::from_unix_timestamp_millis(since_epoch.as_millis() as u64, &random);
+        SessionId(id.into_uuid().as_u128())
+    }
+
+    /// A time of the ring's clock, which has passed, as people tell time.
+    fn wall_clock(&self, at: Duration) -> SystemTime {
+        SystemTime::now() - self.ring.now().saturating_sub(at)
+    }
+}
+
+/// Descriptors that this process may have.
+fn rlimit_nofile() -> u32 {
+    crate::net::rlimit_nofile().unwrap_or(1024)
 }

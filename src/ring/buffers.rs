@@ -1,0 +1,433 @@
+//! The buffer pool of a shard: receive buffers that are provided to the kernel by a buffer ring
+//! (IORING_REGISTER_PBUF_RING, kernel 5.19) and come back filled, as chains.
+//!
+//! All buffers lie in one mapping whose pages exist only where they were used. The pool begins small, so that it stays
+//! in the cache, and grows in steps under need. An idle connection holds no buffer.
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::types::BufRingEntry;
+
+/// Marks the end of a chain.
+const NIL: u16 = u16::MAX;
+
+/// Filled buffers in order: a list through the pool's table, so that moving and joining chains allocates nothing.
+/// The holder owns the buffers and must give them back with [`Pool::release`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Chain {
+    head: u16,
+    tail: u16,
+    /// Buffers.
+    count: u16,
+    /// Bytes in all buffers.
+    len: u32,
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self { head: NIL, tail: NIL, count: 0, len: 0 }
+    }
+}
+
+impl Chain {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Buffers.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        usize::from(self.count)
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+}
+
+/// What of a buffer is filled.
+#[derive(Debug, Clone, Copy)]
+struct Filled {
+    offset: u32,
+    len: u32,
+    next: u16,
+    /// Where in the buffer ring it was last provided.
+    position: u16,
+    /// Provided to the kernel, or retired: nobody's.
+    free: bool,
+}
+
+pub(super) struct Pool {
+    /// `capacity` buffers of `size` bytes.
+    memory: Mapping,
+    /// `capacity` entries, shared with the kernel.
+    entries: Mapping,
+    table: Vec<Filled>,
+    size: u32,
+    /// Buffers to begin with; also the step of growth.
+    step: u16,
+    capacity: u32,
+    /// Buffers in use of the pool: ids below this.
+    total: u32,
+    /// Buffers that the kernel holds.
+    provided: u32,
+    /// Most buffers ever held by chains at once.
+    watermark: u32,
+    /// Free-running; the kernel takes it modulo the ring.
+    tail: u16,
+    group: u16,
+}
+
+impl Pool {
+    /// A pool of `step` buffers of `size` bytes that can grow to `capacity`, a power of two up to 32,768. Its entries
+    /// are registered with [`Pool::registration`].
+    pub(super) fn new(size: u32, step: u32, capacity: u32, group: u16) -> io::Result<Self> {
+        let step = step.min(capacity);
+        let memory = Mapping::new(size as usize * capacity as usize)?;
+        let entries = Mapping::new(capacity as usize * size_of::<BufRingEntry>())?;
+        Ok(Self {
+            memory,
+            entries,
+            table: Vec::new(),
+            size,
+            step: step as u16,
+            capacity,
+            total: 0,
+            provided: 0,
+            watermark: 0,
+            tail: 0,
+            group,
+        })
+    }
+
+    /// Address and entries of the buffer ring, and the group under which to register it.
+    pub(super) fn registration(&self) -> (u64, u16, u16) {
+        (self.entries.base.as_ptr() as u64, self.capacity as u16, self.group)
+    }
+
+    pub(super) fn group(&self) -> u16 {
+        self.group
+    }
+
+    pub(super) fn buffer_size(&self) -> u32 {
+        self.size
+    }
+
+    /// Buffers that could be had: those with the kernel, and those that growth would bring.
+    pub(super) fn available(&self) -> usize {
+        (self.provided + (self.capacity - self.total)) as usize
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        Counts { free: self.provided, total: self.total, watermark: self.watermark }
+    }
+
+    /// Whether less than an eighth of the buffers is with the kernel.
+    pub(super) fn is_low(&self) -> bool {
+        self.provided < self.total / 8
+    }
+
+    /// Adds one step of buffers; false when the pool is as large as it may be.
+    pub(super) fn grow(&mut self) -> bool {
+        let added = u32::from(self.step).min(self.capacity - self.total);
+        for id in self.total..self.total + added {
+            self.table.push(Filled { offset: 0, len: 0, next: NIL, position: 0, free: false });
+            self.provide(id as u16);
+        }
+        self.total += added;
+        if added > 0 {
+            self.publish();
+        }
+        added > 0
+    }
+
+    /// Gives the memory of free buffers above the first step back to the system; they stay usable.
+    pub(super) fn trim(&mut self) {
+        let mut id = u32::from(self.step);
+        while id < self.total {
+            let first = id;
+            while id < self.total && self.table[id as usize].free {
+                id += 1;
+            }
+            if id > first {
+                let start = first as usize * self.size as usize;
+                self.memory.discard(start, (id - first) as usize * self.size as usize);
+            }
+            id += 1;
+        }
+    }
+
+    /// The buffers that a completed receive of `len` bytes filled: `first`, and as many behind it in the ring's order
+    /// as the bytes need. Numbers from the kernel, checked all the same.
+    pub(super) fn taken(&mut self, first: u16, len: u32) -> Chain {
+        let mut chain = Chain::default();
+        if len == 0 {
+            return chain;
+        }
+        assert!(u32::from(first) < self.total, "the kernel named buffer {first} of {}", self.total);
+        let mut position = self.table[usize::from(first)].position;
+        let mut left = len;
+        while left > 0 {
+            let id = self.entry_id(position);
+            let buffer = &mut self.table[usize::from(id)];
+            assert!(buffer.free, "the kernel filled buffer {id} that it did not have");
+            buffer.free = false;
+            buffer.offset = 0;
+            buffer.len = left.min(self.size);
+            buffer.next = NIL;
+            left -= buffer.len;
+            self.provided -= 1;
+            self.push(&mut chain, id);
+            position = position.wrapping_add(1) & (self.capacity - 1) as u16;
+        }
+        self.watermark = self.watermark.max(self.total - self.provided);
+        chain
+    }
+
+    /// Gives the buffers back to the kernel.
+    pub(super) fn release(&mut self, chain: Chain) {
+        if chain.is_empty() {
+            return;
+        }
+        let mut id = chain.head;
+        while id != NIL {
+            let next = self.table[usize::from(id)].next;
+            self.provide(id);
+            id = next;
+        }
+        self.publish();
+    }
+
+    /// Moves all of `other` behind `chain`.
+    pub(super) fn append(&mut self, chain: &mut Chain, other: Chain) {
+        if other.is_empty() {
+            return;
+        }
+        if chain.is_empty() {
+            *chain = other;
+            return;
+        }
+        self.table[usize::from(chain.tail)].next = other.head;
+        chain.tail = other.tail;
+        chain.count += other.count;
+        chain.len += other.len;
+    }
+
+    /// Takes up to `count` buffers from the front of `chain`.
+    pub(super) fn split(&mut self, chain: &mut Chain, count: usize) -> Chain {
+        if chain.count() <= count {
+            return std::mem::take(chain);
+        }
+        let mut front = Chain::default();
+        while front.count() < count {
+            let id = chain.head;
+            let Filled { next, len, .. } = self.table[usize::from(id)];
+            chain.head = next;
+            chain.count -= 1;
+            chain.len -= len;
+            self.table[usize::from(id)].next = NIL;
+            self.push(&mut front, id);
+        }
+        front
+    }
+
+    /// Drops `len` bytes from the front of `chain`; emptied buffers go back to the kernel.
+    pub(super) fn advance(&mut self, chain: &mut Chain, len: usize) {
+        let mut left = len as u32;
+        while left > 0 && !chain.is_empty() {
+            let buffer = &mut self.table[usize::from(chain.head)];
+            let step = left.min(buffer.len);
+            buffer.offset += step;
+            buffer.len -= step;
+            chain.len -= step;
+            left -= step;
+            if buffer.len == 0 {
+                let id = chain.head;
+                chain.head = buffer.next;
+                chain.count -= 1;
+                self.provide(id);
+            }
+        }
+        if chain.is_empty() {
+            *chain = Chain::default();
+        }
+        self.publish();
+    }
+
+    /// Address and length of each buffer of `chain`, in order.
+    pub(super) fn pieces(&self, chain: &Chain) -> impl Iterator<Item = (*mut u8, usize)> {
+        let mut id = chain.head;
+        std::iter::from_fn(move || {
+            let buffer = *self.table.get(usize::from(id))?;
+            let start = usize::from(id) * self.size as usize + buffer.offset as usize;
+            id = buffer.next;
+            Some((self.memory.at(start), buffer.len as usize))
+        })
+    }
+
+    fn push(&mut self, chain: &mut Chain, id: u16) {
+        if chain.is_empty() {
+            chain.head = id;
+        } else {
+            self.table[usize::from(chain.tail)].next = id;
+        }
+        chain.tail = id;
+        chain.count += 1;
+        chain.len += self.table[usize::from(id)].len;
+    }
+
+    fn provide(&mut self, id: u16) {
+        let position = self.tail & (self.capacity - 1) as u16;
+        let address = self.memory.at(usize::from(id) * self.size as usize) as u64;
+        // SAFETY: `position` is below `capacity`, the number of entries in the mapping, which is page-aligned; the
+        // kernel does not look at an entry before the tail has passed it, so nobody else refers to it now.
+        let entry = unsafe { &mut *self.entries.base.as_ptr().cast::<BufRingEntry>().add(usize::from(position)) };
+        entry.set_addr(address);
+        entry.set_len(self.size);
+        entry.set_bid(id);
+        let buffer = &mut self.table[usize::from(id)];
+        buffer.position = position;
+        buffer.free = true;
+        self.tail = self.tail.wrapping_add(1);
+        self.provided += 1;
+    }
+
+    /// Shows the kernel what was provided.
+    fn publish(&self) {
+        // SAFETY: the mapping begins with an entry.
+        let tail = unsafe { BufRingEntry::tail(self.entries.base.as_ptr().cast()) };
+        // SAFETY: the tail is an aligned u16 inside the mapping, which lives as long as `self`.
+        let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
+        tail.store(self.tail, Ordering::Release);
+    }
+
+    fn entry_id(&self, position: u16) -> u16 {
+        // SAFETY: `position` comes from `provide` or was reduced modulo `capacity`; the kernel only reads entries.
+        let entry = unsafe { &*self.entries.base.as_ptr().cast::<BufRingEntry>().add(usize::from(position)) };
+        entry.bid()
+    }
+}
+
+/// How full a pool is, in buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    pub free: u32,
+    pub total: u32,
+    pub watermark: u32,
+}
+
+/// Private anonymous memory.
+struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+impl Mapping {
+    fn new(len: usize) -> io::Result<Self> {
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no existing memory.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { base: NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?, len })
+    }
+
+    fn at(&self, offset: usize) -> *mut u8 {
+        assert!(offset < self.len);
+        // SAFETY: the offset lies inside the mapping.
+        unsafe { self.base.as_ptr().add(offset) }
+    }
+
+    fn discard(&self, offset: usize, len: usize) {
+        assert!(offset + len <= self.len);
+        // SAFETY: the range lies inside our private mapping; nobody reads bytes of free buffers.
+        unsafe { libc::madvise(self.at(offset).cast(), len, libc::MADV_DONTNEED) };
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `new` with this length, and its owner is going.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays the kernel: fills the next buffers of the ring.
+    struct Kernel(u16);
+
+    impl Kernel {
+        fn receive(&mut self, pool: &mut Pool, len: u32) -> Chain {
+            let first = pool.entry_id(self.0 & (pool.capacity - 1) as u16);
+            self.0 = self.0.wrapping_add(len.div_ceil(pool.size) as u16);
+            pool.taken(first, len)
+        }
+    }
+
+    fn lens(pool: &Pool, chain: &Chain) -> Vec<usize> {
+        pool.pieces(chain).map(|(_, len)| len).collect()
+    }
+
+    #[test]
+    fn bundles_follow_the_order_of_the_ring_also_around_its_end() {
+        let mut pool = Pool::new(4096, 8, 8, 0).expect("memory");
+        assert!(pool.grow());
+        let mut kernel = Kernel(0);
+        let mut held = std::collections::VecDeque::new();
+        for round in 0..500u32 {
+            let len = 1 + (round * 2741) % (3 * 4096);
+            while pool.counts().free < len.div_ceil(4096) {
+                // Later chains come back before earlier ones, so that the order in the ring is no longer 0, 1, 2.
+                let chain = if round % 3 == 0 { held.pop_back() } else { held.pop_front() };
+                pool.release(chain.expect("all buffers are held"));
+            }
+            let chain = kernel.receive(&mut pool, len);
+            assert_eq!(chain.len(), len as usize);
+            assert_eq!(lens(&pool, &chain).iter().sum::<usize>(), len as usize);
+            assert_eq!(chain.count(), len.div_ceil(4096) as usize);
+            held.push_back(chain);
+        }
+        held.into_iter().for_each(|chain| pool.release(chain));
+        assert_eq!(pool.counts().free, 8);
+    }
+
+    #[test]
+    fn chains_join_split_and_advance() {
+        let mut pool = Pool::new(1024, 8, 16, 0).expect("memory");
+        assert!(pool.grow());
+        let mut kernel = Kernel(0);
+        let mut chain = kernel.receive(&mut pool, 1500);
+        let other = kernel.receive(&mut pool, 10);
+        pool.append(&mut chain, other);
+        let other = kernel.receive(&mut pool, 2048);
+        pool.append(&mut chain, other);
+        assert_eq!(lens(&pool, &chain), [1024, 476, 10, 1024, 1024]);
+        let mut front = pool.split(&mut chain, 3);
+        assert_eq!((front.len(), chain.len()), (1510, 2048));
+        pool.advance(&mut front, 1030);
+        assert_eq!(lens(&pool, &front), [470, 10]);
+        pool.advance(&mut front, 480);
+        assert_eq!(front, Chain::default());
+        pool.release(chain);
+        assert_eq!(pool.counts(), Counts { free: 8, total: 8, watermark: 5 });
+        assert!(pool.grow() && !pool.grow());
+        assert_eq!(pool.counts().total, 16);
+    }
+}

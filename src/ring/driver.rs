@@ -1,0 +1,128 @@
+//! The one task that drives a shard's ring: submit, wait, reap, let the woken tasks run, and again.
+//!
+//! Everything that wakes a task of the shard comes through the ring (completions, the doorbell of other threads) or
+//! through its timer wheel, so the driver alone decides when the thread sleeps, and it sleeps in the ring itself, with
+//! no tick: an idle shard costs nothing, and a first byte wakes it at once. glommio's own reactor has nothing to wait
+//! for; it gets its turn by itself whenever its preemption timer has run out.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use super::Ring;
+use super::core::Wait;
+use crate::config::plan::BusyPoll;
+use crate::stats::counters::{ShardStats, add};
+
+/// Rounds of tasks waking tasks that go into one submission.
+const ROUNDS_PER_TURN: u32 = 8;
+/// A shard that slept so long gives memory back when next it wakes.
+const TRIM_AFTER: Duration = Duration::from_secs(1);
+/// Spinning looks at the clock after so many looks at the ring.
+const SPINS_PER_LOOK: u32 = 64;
+
+/// What decides how the driver waits; may change from turn to turn.
+#[derive(Debug, Clone, Copy)]
+pub struct Pacing {
+    pub busy_poll: BusyPoll,
+}
+
+impl Ring {
+    /// Drives the ring until `turn`, called once a turn, breaks.
+    ///
+    /// # Errors
+    /// As io_uring_enter(2), for errors that no retry can mend.
+    pub async fn drive(&self, stats: &ShardStats, mut turn: impl FnMut() -> ControlFlow<(), Pacing>) -> io::Result<()> {
+        let core = &*self.0;
+        let mut mark = Instant::now();
+        loop {
+            let more_to_run = self.run_tasks().await;
+            let ControlFlow::Continue(pacing) = turn() else { return Ok(()) };
+            core.tend_pool();
+            self.report(stats);
+
+            let wait = if more_to_run { Wait::No } else { self.wait() };
+            if wait == Wait::No {
+                core.enter(Wait::No)?;
+            } else if !self.spin(pacing.busy_poll)? {
+                let before = Instant::now();
+                core.enter(wait)?;
+                let after = Instant::now();
+                let slept = after - before;
+                add(&stats.busy_ns, (before - mark).as_nanos() as u64);
+                add(&stats.idle_ns, slept.as_nanos() as u64);
+                mark = after;
+                if slept > TRIM_AFTER {
+                    core.pool.borrow_mut().trim();
+                }
+            }
+            core.update_clock();
+            core.reap();
+            core.wheel.borrow_mut().advance(core.now().as_millis() as u64);
+        }
+    }
+
+    /// Lets every task run that is ready, and those that they wake, so that all they submit goes in one system call.
+    /// Returns whether some may still be ready.
+    async fn run_tasks(&self) -> bool {
+        for _ in 0..ROUNDS_PER_TURN {
+            let before = self.0.activity();
+            futures_lite::future::yield_now().await;
+            if self.0.activity() == before {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn wait(&self) -> Wait {
+        let now = self.0.now().as_millis() as u64;
+        match self.0.wheel.borrow().next() {
+            None => Wait::Forever,
+            Some(tick) if tick <= now => Wait::No,
+            Some(tick) => Wait::AtMost(Duration::from_millis(tick).saturating_sub(self.0.now())),
+        }
+    }
+
+    /// Looks for completions without sleeping, for as long as `busy_poll` says. Returns whether to reap now.
+    fn spin(&self, busy_poll: BusyPoll) -> io::Result<bool> {
+        let limit = match busy_poll {
+            BusyPoll::Off => return Ok(false),
+            BusyPoll::For(limit) => Some(limit),
+            BusyPoll::Always => None,
+        };
+        if self.0.enter(Wait::No)? {
+            return Ok(true);
+        }
+        let start = Instant::now();
+        loop {
+            for _ in 0..SPINS_PER_LOOK {
+                if self.0.is_ready() {
+                    return self.0.enter(Wait::No);
+                }
+                std::hint::spin_loop();
+            }
+            let spun = start.elapsed();
+            if limit.is_some_and(|limit| spun >= limit) {
+                return Ok(false);
+            }
+            // Timers and commands must not wait for traffic.
+            if limit.is_none() && spun >= Duration::from_millis(1) {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn report(&self, stats: &ShardStats) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let counts = self.buffers();
+        stats.buffers_free.store(u64::from(counts.free), Relaxed);
+        stats.buffers_total.store(u64::from(counts.total), Relaxed);
+        stats.buffers_watermark.store(u64::from(counts.watermark), Relaxed);
+        stats.operations.store(u64::from(self.0.in_flight()), Relaxed);
+        stats.completions.store(self.0.counters.completions.get(), Relaxed);
+        stats.enobufs.store(self.0.counters.enobufs.get(), Relaxed);
+        stats.cq_overflows.store(self.0.counters.overflows.get(), Relaxed);
+        add(&stats.turns, 1);
+    }
+}

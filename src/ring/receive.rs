@@ -1,0 +1,162 @@
+//! Receiving: a stream of filled buffers from one socket, armed once for as much as the taker has room for.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use io_uring::{opcode, squeue, types};
+
+use super::Features;
+use super::buffers::Chain;
+use super::core::Core;
+use super::slots::{Descriptor, Operation, ReceiveState, Token, register};
+
+/// What [`Receive::poll`] brings.
+#[derive(Debug)]
+pub enum Received {
+    /// In order, at least one byte; the taker gives the buffers back.
+    Data(Chain),
+    /// The peer has sent FIN.
+    End,
+    /// The connection is broken.
+    Failed(io::Error),
+}
+
+/// What an armed receive does first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// Tries: there is probably something.
+    Try,
+    /// Waits until the socket is readable. What is there already is received as well, but after everything else that
+    /// was submitted along: in a stream, more has come by then, and fewer and larger moves wake the peers less often.
+    Wait,
+}
+
+/// The receiving side of a socket. Holds no buffer while nothing arrives.
+pub struct Receive {
+    core: Rc<Core>,
+    token: Token,
+}
+
+impl Receive {
+    pub(super) fn new(core: &Rc<Core>, descriptor: &Descriptor, first: First) -> Self {
+        let token = core.slots.borrow_mut().insert(Operation::Receive(ReceiveState {
+            waker: None,
+            descriptor: Rc::clone(descriptor),
+            chain: Chain::default(),
+            credit: 0,
+            first,
+            armed: false,
+            pausing: false,
+            starved: false,
+            orphan: false,
+            ended: None,
+        }));
+        Self { core: Rc::clone(core), token }
+    }
+
+    /// What has arrived. Where nothing has, `room` more bytes are asked for, unless an earlier asking still stands;
+    /// with a room of 0 nothing is asked for. What was asked for is a bound on what arrives where the kernel can cap
+    /// receives (6.17); else the taker calls [`Receive::pause`] when it has enough.
+    pub fn poll(&mut self, context: &Context<'_>, room: usize) -> Poll<Received> {
+        self.core.note_activity();
+        let mut slots = self.core.slots.borrow_mut();
+        let receive = slots.receive(self.token);
+        if !receive.chain.is_empty() {
+            return Poll::Ready(Received::Data(std::mem::take(&mut receive.chain)));
+        }
+        match receive.ended {
+            Some(0) => return Poll::Ready(Received::End),
+            Some(error) => return Poll::Ready(Received::Failed(io::Error::from_raw_os_error(-error))),
+            None => {}
+        }
+        register(&mut receive.waker, context);
+        if !receive.armed && !receive.starved && room > 0 {
+            receive.credit = room as u32;
+            drop(slots);
+            self.core.arm_receive(self.token);
+        }
+        Poll::Pending
+    }
+
+    /// Stops receiving until the next [`Receive::poll`] asks again. What is on its way still arrives.
+    pub fn pause(&mut self) {
+        let mut slots = self.core.slots.borrow_mut();
+        let receive = slots.receive(self.token);
+        if receive.armed && !receive.pausing {
+            receive.pausing = true;
+            drop(slots);
+            self.core.cancel(self.token);
+        }
+    }
+}
+
+impl Drop for Receive {
+    fn drop(&mut self) {
+        let mut slots = self.core.slots.borrow_mut();
+        let receive = slots.receive(self.token);
+        let chain = std::mem::take(&mut receive.chain);
+        self.core.release(chain);
+        if receive.armed {
+            receive.orphan = true;
+            receive.waker = None;
+            if !std::mem::replace(&mut receive.pausing, true) {
+                drop(slots);
+                self.core.cancel(self.token);
+            }
+        } else {
+            slots.remove(self.token);
+        }
+    }
+}
+
+/// The receive for `credit` bytes, as the kernel can do it best.
+pub(super) fn entry(
+    features: Features,
+    fd: RawFd,
+    group: u16,
+    credit: u32,
+    buffer_size: u32,
+    first: First,
+) -> squeue::Entry {
+    let entry = opcode::Recv::new(types::Fd(fd), std::ptr::null_mut(), 0)
+        .buf_group(group)
+        .build()
+        .flags(squeue::Flags::BUFFER_SELECT);
+    let Features { multishot_recv: multishot, bundles, receive_caps } = features;
+    let mut how = if first == First::Wait { IORING_RECVSEND_POLL_FIRST } else { 0 };
+    how |= if multishot { IORING_RECV_MULTISHOT } else { 0 };
+    how |= if bundles { IORING_RECVSEND_BUNDLE } else { 0 };
+    // What one readiness may bring: all that was asked for, or one buffer.
+    let len = if bundles { credit } else { credit.min(buffer_size) };
+    match (multishot, receive_caps) {
+        (true, true) => set(entry, how, len, credit),
+        // Before kernel 6.16 a multishot receive takes no length.
+        (true, false) => set(entry, how, 0, 0),
+        (false, _) => set(entry, how, len, 0),
+    }
+}
+
+// Flags in `ioprio` of a receive (linux/io_uring.h).
+const IORING_RECVSEND_POLL_FIRST: u16 = 1 << 0;
+const IORING_RECV_MULTISHOT: u16 = 1 << 1;
+const IORING_RECVSEND_BUNDLE: u16 = 1 << 4;
+
+/// Sets the fields of a receive that the io-uring crate has no words for in this combination: flags, `len` (bytes per
+/// trigger; kernel 6.16 for multishot) and `optlen` (bytes in all; kernel 6.17).
+fn set(mut entry: squeue::Entry, flags: u16, len: u32, total: u32) -> squeue::Entry {
+    // Offsets in the kernel's struct io_uring_sqe; `optlen` is in a union with `file_index`, which a receive leaves 0.
+    const IOPRIO: usize = 2;
+    const LEN: usize = 24;
+    const OPTLEN: usize = 44;
+    const _: () = assert!(size_of::<squeue::Entry>() == 64 && align_of::<squeue::Entry>() >= 4);
+    let base = (&raw mut entry).cast::<u8>();
+    // SAFETY: an entry is the kernel's struct io_uring_sqe (repr(C), 64 bytes, aligned): a u16 lies there.
+    unsafe { base.add(IOPRIO).cast::<u16>().write(flags) };
+    // SAFETY: likewise a u32.
+    unsafe { base.add(LEN).cast::<u32>().write(len) };
+    // SAFETY: likewise a u32.
+    unsafe { base.add(OPTLEN).cast::<u32>().write(total) };
+    entry
+}

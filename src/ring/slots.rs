@@ -1,0 +1,205 @@
+//! The table of operations in flight. A slot owns everything that its operation needs (descriptor, buffers, addresses)
+//! until the operation's final completion; whoever awaits it may go away earlier.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use socket2::SockAddr;
+
+use super::buffers::Chain;
+use super::operation::Vector;
+use super::receive::First;
+
+/// A descriptor that operations share; closed when the last of them and its owner have let go.
+pub(super) type Descriptor = Rc<OwnedFd>;
+
+const NIL: u32 = u32::MAX;
+
+/// Names an operation to the kernel: the slot and how often it was used before, so that a late completion cannot be
+/// taken for another operation's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Token {
+    pub(super) index: u32,
+    generation: u32,
+}
+
+impl Token {
+    pub(super) fn user_data(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    pub(super) fn from_user_data(user_data: u64) -> Self {
+        Self { index: user_data as u32, generation: (user_data >> 32) as u32 }
+    }
+}
+
+/// User data of operations whose completion nobody looks at (cancels). No token has the index.
+pub(super) const IGNORED: u64 = u64::MAX;
+
+pub(super) enum Operation {
+    Vacant { next: u32 },
+    Single(Single),
+    Receive(ReceiveState),
+    Accept(AcceptState),
+}
+
+/// An operation with one completion.
+pub(super) struct Single {
+    pub(super) waker: Option<Waker>,
+    /// The completion's result, once it is there.
+    pub(super) result: Option<i32>,
+    /// Nobody awaits it any more: the completion frees the slot.
+    pub(super) orphan: bool,
+    pub(super) owned: Owned,
+    /// Kept open while the operation is in flight.
+    pub(super) _descriptor: Descriptor,
+}
+
+/// What the kernel reads or writes during an operation.
+pub(super) enum Owned {
+    Nothing,
+    Address { _address: Box<SockAddr> },
+    Bytes { _bytes: Box<[u8]> },
+    Word { _word: Box<u64> },
+    Buffer(Chain),
+    Vector(Chain, Box<Vector>),
+}
+
+/// A receive into the shared buffers.
+pub(super) struct ReceiveState {
+    pub(super) waker: Option<Waker>,
+    pub(super) descriptor: Descriptor,
+    /// Received and not yet taken.
+    pub(super) chain: Chain,
+    /// Bytes that may still be received before the taker says so again.
+    pub(super) credit: u32,
+    /// What the next arming does first.
+    pub(super) first: First,
+    pub(super) armed: bool,
+    /// A cancel is on its way.
+    pub(super) pausing: bool,
+    /// Waits for buffers to come back.
+    pub(super) starved: bool,
+    pub(super) orphan: bool,
+    /// 0 at the end of the stream, else a negative errno.
+    pub(super) ended: Option<i32>,
+}
+
+/// A multishot accept.
+pub(super) struct AcceptState {
+    pub(super) waker: Option<Waker>,
+    pub(super) descriptor: Descriptor,
+    pub(super) accepted: VecDeque<OwnedFd>,
+    pub(super) armed: bool,
+    pub(super) orphan: bool,
+    /// A negative errno that has not been reported yet.
+    pub(super) error: Option<i32>,
+}
+
+struct Slot {
+    generation: u32,
+    operation: Operation,
+}
+
+#[derive(Default)]
+pub(super) struct Slots {
+    slots: Vec<Slot>,
+    free: Option<u32>,
+    pub(super) live: u32,
+}
+
+impl Slots {
+    pub(super) fn insert(&mut self, operation: Operation) -> Token {
+        self.live += 1;
+        let Some(index) = self.free else {
+            let index = self.slots.len() as u32;
+            assert!(index < NIL, "more operations than a token can name");
+            self.slots.push(Slot { generation: 0, operation });
+            return Token { index, generation: 0 };
+        };
+        let slot = &mut self.slots[index as usize];
+        let Operation::Vacant { next } = slot.operation else { unreachable!("the free list holds vacant slots") };
+        self.free = (next != NIL).then_some(next);
+        slot.operation = operation;
+        Token { index, generation: slot.generation }
+    }
+
+    pub(super) fn get(&mut self, token: Token) -> Option<&mut Operation> {
+        let slot = self.slots.get_mut(token.index as usize)?;
+        (slot.generation == token.generation && !matches!(slot.operation, Operation::Vacant { .. }))
+            .then_some(&mut slot.operation)
+    }
+
+    pub(super) fn single(&mut self, token: Token) -> &mut Single {
+        match self.get(token) {
+            Some(Operation::Single(single)) => single,
+            _ => unreachable!("a single operation's slot lives until its owner or its completion frees it"),
+        }
+    }
+
+    pub(super) fn receive(&mut self, token: Token) -> &mut ReceiveState {
+        match self.get(token) {
+            Some(Operation::Receive(receive)) => receive,
+            _ => unreachable!("a receive's slot lives until its owner or its last completion frees it"),
+        }
+    }
+
+    pub(super) fn accept(&mut self, token: Token) -> &mut AcceptState {
+        match self.get(token) {
+            Some(Operation::Accept(accept)) => accept,
+            _ => unreachable!("an accept's slot lives until its owner or its last completion frees it"),
+        }
+    }
+
+    pub(super) fn remove(&mut self, token: Token) -> Operation {
+        let slot = &mut self.slots[token.index as usize];
+        debug_assert_eq!(slot.generation, token.generation);
+        slot.generation = slot.generation.wrapping_add(1);
+        self.live -= 1;
+        let next = self.free.replace(token.index).unwrap_or(NIL);
+        std::mem::replace(&mut slot.operation, Operation::Vacant { next })
+    }
+}
+
+/// Remembers whom to wake, cloning only when it is somebody else than last time.
+pub(super) fn register(waker: &mut Option<Waker>, context: &Context<'_>) {
+    if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+        *waker = Some(context.waker().clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_completion_finds_nothing() {
+        let descriptor: Descriptor = Rc::new(crate::net::eventfd().expect("eventfd"));
+        let single = || {
+            Operation::Single(Single {
+                waker: None,
+                result: None,
+                orphan: false,
+                owned: Owned::Nothing,
+                _descriptor: Rc::clone(&descriptor),
+            })
+        };
+        let mut slots = Slots::default();
+        let first = slots.insert(single());
+        slots.remove(first);
+        let second = slots.insert(single());
+        assert_eq!(first.index, second.index);
+        assert!(slots.get(first).is_none());
+        assert!(slots.get(second).is_some());
+        assert_eq!(Token::from_user_data(second.user_data()), second);
+        assert_eq!((slots.live, Rc::strong_count(&descriptor)), (1, 2));
+    }
+
+    #[test]
+    fn a_slot_stays_small() {
+        // Two per connection: resident memory per idle connection counts on it.
+        assert!(size_of::<Slot>() <= 80, "{}", size_of::<Slot>());
+    }
+}

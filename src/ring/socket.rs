@@ -1,0 +1,127 @@
+//! A socket of the ring, and what can be done with it.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{SockAddr, SockRef};
+
+use super::accept::Accept;
+use super::buffers::Chain;
+use super::core::Core;
+use super::operation::{self, Completion, InFlight, SEND_BUFFERS};
+use super::receive::{First, Receive};
+use super::slots::Descriptor;
+use crate::net::Delivery;
+
+/// A socket. Closed when it and all its operations are gone.
+#[derive(Clone)]
+pub struct Socket {
+    core: Rc<Core>,
+    descriptor: Descriptor,
+}
+
+impl Socket {
+    pub(super) fn new(core: &Rc<Core>, fd: OwnedFd) -> Self {
+        Self { core: Rc::clone(core), descriptor: Rc::new(fd) }
+    }
+
+    /// For socket options.
+    #[must_use]
+    pub fn options(&self) -> SockRef<'_> {
+        SockRef::from(&*self.descriptor)
+    }
+
+    #[must_use]
+    pub fn accept(&self) -> Accept {
+        Accept::new(&self.core, &self.descriptor)
+    }
+
+    /// # Errors
+    /// (of the future) as connect(2).
+    pub fn connect(&self, address: &SockAddr) -> Completion {
+        Completion(operation::start_connect(&self.core, &self.descriptor, address))
+    }
+
+    #[must_use]
+    pub fn receive(&self, first: First) -> Receive {
+        Receive::new(&self.core, &self.descriptor, first)
+    }
+
+    /// Waits until poll(2) would report one of `events`, a mask of `POLL*`; gives what it reports.
+    pub fn readiness(&self, events: i16) -> Completion {
+        Completion(operation::start_poll(&self.core, &self.descriptor, events))
+    }
+
+    /// Sends bytes that are not the pool's; gives how many.
+    pub fn send_bytes(&self, bytes: Box<[u8]>) -> Completion {
+        Completion(operation::start_send_bytes(&self.core, &self.descriptor, bytes))
+    }
+
+    /// Begins to send the front of `queue`, up to [`SEND_BUFFERS`] buffers in one operation; the rest stays in the
+    /// queue.
+    #[must_use]
+    pub fn send(&self, queue: &mut Chain) -> Send {
+        let chain = self.core.pool.borrow_mut().split(queue, SEND_BUFFERS);
+        let buffers = chain.count() as u16;
+        Send { in_flight: operation::start_send(&self.core, &self.descriptor, chain), buffers }
+    }
+
+    /// Sends FIN; receiving goes on. A peer that is gone already is no error.
+    pub fn shutdown_write(&self) {
+        let _ = self.options().shutdown(Shutdown::Write);
+    }
+
+    /// Bytes of this connection that the peer has acknowledged (TCP_INFO), and bytes that wait for it (SIOCOUTQ). For a
+    /// unix socket the first is 0.
+    #[must_use]
+    pub fn delivery(&self) -> Delivery {
+        crate::net::delivery(self.descriptor.as_fd())
+    }
+
+    /// Makes the close of this socket a reset (RST) instead of a FIN; what was not sent is dropped.
+    pub fn reset_on_close(&self) {
+        let _ = self.options().set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// A send in flight. Its buffers count as queued until it is done.
+pub struct Send {
+    in_flight: InFlight,
+    buffers: u16,
+}
+
+impl Send {
+    /// Buffers on their way.
+    #[must_use]
+    pub fn buffers(&self) -> usize {
+        usize::from(self.buffers)
+    }
+
+    /// How many bytes were sent. What was not (a signal came, or the peer failed half way) goes back to the front of
+    /// `queue`; buffers that are done with go back to the pool.
+    pub fn poll(&mut self, context: &Context<'_>, socket: &Socket, queue: &mut Chain) -> Poll<io::Result<usize>> {
+        let (result, owned) = match self.in_flight.poll(context) {
+            Poll::Ready(output) => output,
+            Poll::Pending => return Poll::Pending,
+        };
+        let mut chain = operation::sent(&socket.core, owned);
+        let mut pool = socket.core.pool.borrow_mut();
+        match operation::to_result(result) {
+            Ok(sent) if sent as usize == chain.len() => pool.release(chain),
+            Ok(sent) => {
+                pool.advance(&mut chain, sent as usize);
+                let rest = std::mem::replace(queue, chain);
+                pool.append(queue, rest);
+            }
+            Err(error) => {
+                pool.release(chain);
+                return Poll::Ready(Err(error));
+            }
+        }
+        Poll::Ready(Ok(result as usize))
+    }
+}

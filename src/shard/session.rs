@@ -1,0 +1,262 @@
+//! Sessions: one accepted connection each. The guard counts it in, and out again however it ends.
+
+use std::cell::{Cell, OnceCell};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Shard;
+use super::generation::Generation;
+use crate::config::plan;
+use crate::policy::budget::Lease;
+use crate::policy::source::SourceLease;
+use crate::relay::{Cut, Direction};
+use crate::stats::counters::{ListenerCounters, add, sub};
+use crate::stats::latency::Measure;
+use crate::stats::summary::Summary;
+use crate::types::{Blame, Client, ListenerIndex, Reason, SessionId, Stage, State};
+use crate::upstream::queue::Place;
+use crate::upstream::state::BackendState;
+
+/// What is known of a live session; the shard's table shares it with the session's task.
+pub(super) struct Live {
+    pub(super) id: SessionId,
+    pub(super) client: Client,
+    pub(super) generation: Rc<Generation>,
+    pub(super) listener: ListenerIndex,
+    /// On the ring's clock, as all times here.
+    start: Duration,
+    stage: Cell<Stage>,
+    backend: OnceCell<Arc<BackendState>>,
+    connect: Cell<Option<Duration>>,
+    first_byte: Cell<Option<Duration>>,
+    bytes_up: Cell<u64>,
+    bytes_down: Cell<u64>,
+    pub(super) cut: Cut,
+}
+
+/// What counts a connection against limits until it is dropped.
+#[derive(Debug)]
+pub(super) struct Leases {
+    pub(super) _process: Lease,
+    pub(super) _listener: Lease,
+    pub(super) _source: Option<SourceLease>,
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outcome {
+    pub(super) state: State,
+    pub(super) reason: Reason,
+    pub(super) blame: Option<Blame>,
+}
+
+impl Outcome {
+    pub(super) fn failed(reason: Reason, blame: Blame) -> Self {
+        Self { state: State::Failed, reason, blame: Some(blame) }
+    }
+}
+
+/// A session in progress. Dropped without [`Session::end`], its task panicked.
+pub(super) struct Session {
+    shard: Rc<Shard>,
+    live: Rc<Live>,
+    key: usize,
+    _leases: Leases,
+    outcome: Option<Outcome>,
+}
+
+impl Live {
+    fn listener<'a>(&'a self, shard: &Shard) -> &'a ListenerCounters {
+        &self.generation.snapshot.listeners[usize::from(self.listener.0)].counters[usize::from(shard.id().0)]
+    }
+
+    pub(super) fn backend(&self) -> Option<&Arc<BackendState>> {
+        self.backend.get()
+    }
+
+    pub(super) fn summary(&self, shard: &Shard) -> Summary {
+        let since = |at: Duration, from: Duration| at.saturating_sub(from);
+        Summary {
+            id: self.id,
+            shard: shard.id(),
+            generation: self.generation.snapshot.generation,
+            listener: Arc::clone(&self.generation.snapshot.plan.listeners[usize::from(self.listener.0)].name),
+            client: self.client,
+            backend: self.backend.get().cloned(),
+            start: shard.wall_clock(self.start),
+            duration: since(shard.ring().now(), self.start),
+            connect: self.connect.get(),
+            first_byte: self.first_byte.get(),
+            bytes_up: self.bytes_up.get(),
+            bytes_down: self.bytes_down.get(),
+            state: State::Active,
+            stage: self.stage.get(),
+            blame: None,
+            reason: None,
+        }
+    }
+}
+
+impl Session {
+    /// Counts a connection in.
+    pub(super) fn begin(
+        shard: &Rc<Shard>,
+        generation: &Rc<Generation>,
+        listener: ListenerIndex,
+        client: Client,
+        leases: Leases,
+    ) -> Self {
+        let live = Rc::new(Live {
+            id: shard.new_session_id(),
+            client,
+            generation: Rc::clone(generation),
+            listener,
+            start: shard.ring().now(),
+            stage: Cell::new(Stage::Route),
+            backend: OnceCell::new(),
+            connect: Cell::new(None),
+            first_byte: Cell::new(None),
+            bytes_up: Cell::new(0),
+            bytes_down: Cell::new(0),
+            cut: Cut::default(),
+        });
+        add(&shard.stats().active, 1);
+        add(&live.listener(shard).active, 1);
+        let key = shard.sessions.borrow_mut().insert(Rc::clone(&live));
+        Self { shard: Rc::clone(shard), live, key, _leases: leases, outcome: None }
+    }
+
+    pub(super) fn shard(&self) -> &Rc<Shard> {
+        &self.shard
+    }
+
+    pub(super) fn live(&self) -> &Live {
+        &self.live
+    }
+
+    pub(super) fn generation(&self) -> &Generation {
+        &self.live.generation
+    }
+
+    pub(super) fn listener(&self) -> &plan::Listener {
+        &self.live.generation.snapshot.plan.listeners[usize::from(self.live.listener.0)]
+    }
+
+    pub(super) fn source(&self) -> Option<IpAddr> {
+        self.live.client.ip()
+    }
+
+    pub(super) fn set_stage(&self, stage: Stage) {
+        self.live.stage.set(stage);
+    }
+
+    /// Notes that the session is connected to the backend of `place`; dialling took `connect`.
+    pub(super) fn connected(&self, place: &Place, connect: Duration) {
+        self.set_stage(Stage::FirstByte);
+        add(&place.backend().counters[usize::from(self.shard.id().0)].connects, 1);
+        let _ = self.live.backend.set(Arc::clone(place.backend()));
+        self.live.connect.set(Some(connect));
+        self.shard.latencies.borrow_mut().record(Measure::Connect, connect);
+    }
+
+    /// Notes how long after connecting the upstream's first byte came.
+    pub(super) fn first_byte(&self, after: Duration) {
+        self.live.first_byte.set(Some(after));
+        self.shard.latencies.borrow_mut().record(Measure::FirstByte, after);
+    }
+
+    /// Counts bytes that were sent on.
+    pub(super) fn count(&self, direction: Direction, bytes: usize) {
+        let bytes = bytes as u64;
+        let (shard, listener) = (self.shard.stats(), self.live.listener(&self.shard));
+        let backend = self.live.backend().map(|backend| &backend.counters[usize::from(self.shard.id().0)]);
+        match direction {
+            Direction::Up => {
+                self.live.bytes_up.set(self.live.bytes_up.get() + bytes);
+                add(&shard.bytes_up, bytes);
+                add(&listener.bytes_up, bytes);
+                if let Some(backend) = backend {
+                    add(&backend.bytes_up, bytes);
+                }
+            }
+            Direction::Down => {
+                self.live.stage.set(Stage::Relay);
+                self.live.bytes_down.set(self.live.bytes_down.get() + bytes);
+                add(&shard.bytes_down, bytes);
+                add(&listener.bytes_down, bytes);
+                if let Some(backend) = backend {
+                    add(&backend.bytes_down, bytes);
+                }
+            }
+        }
+    }
+
+    pub(super) fn end(mut self, outcome: Outcome) {
+        self.outcome = Some(outcome);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let shard = &self.shard;
+        let live = &self.live;
+        shard.sessions.borrow_mut().remove(self.key);
+        let outcome = self.outcome.unwrap_or_else(|| {
+            add(&shard.stats().panics, 1);
+            Outcome::failed(Reason::Panic, Blame::Proxy)
+        });
+        let counters = live.listener(shard);
+        sub(&shard.stats().active, 1);
+        sub(&counters.active, 1);
+        match (outcome.state, outcome.blame) {
+            (State::Failed, Some(blame)) => add(&counters.failed[live.stage.get() as usize][blame as usize], 1),
+            (State::Rejected, _) => add(&counters.rejected[outcome.reason as usize], 1),
+            _ => add(&counters.closed, 1),
+        }
+        let mut latencies = shard.latencies.borrow_mut();
+        latencies.record(Measure::Session, shard.ring().now().saturating_sub(live.start));
+        drop(latencies);
+        if live.generation.keeps_summaries() {
+            let mut summary = live.summary(shard);
+            summary.state = outcome.state;
+            summary.reason = Some(outcome.reason);
+            summary.blame = outcome.blame;
+            shard.record(summary);
+        }
+        shard.session_ended();
+    }
+}
+
+/// Counts a connection that was refused before it became a session.
+pub(super) fn reject(
+    shard: &Rc<Shard>,
+    generation: &Rc<Generation>,
+    listener: ListenerIndex,
+    client: Client,
+    reason: Reason,
+) {
+    let state = &generation.snapshot.listeners[usize::from(listener.0)];
+    add(&state.counters[usize::from(shard.id().0)].rejected[reason as usize], 1);
+    if generation.keeps_summaries() {
+        shard.record(Summary {
+            id: shard.new_session_id(),
+            shard: shard.id(),
+            generation: generation.snapshot.generation,
+            listener: Arc::clone(&state.name),
+            client,
+            backend: None,
+            start: shard.wall_clock(shard.ring().now()),
+            duration: Duration::ZERO,
+            connect: None,
+            first_byte: None,
+            bytes_up: 0,
+            bytes_down: 0,
+            state: State::Rejected,
+            stage: Stage::Accept,
+            blame: Some(Blame::Policy),
+            reason: Some(reason),
+        });
+    }
+}

@@ -12,6 +12,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::buffers::{Chain, Pool};
 use super::operation::Vector;
+use super::pipe::Pipes;
 use super::receive::First;
 use super::slots::{IGNORED, Operation, Owned, Slots, Token};
 use super::timer::Wheel;
@@ -33,6 +34,7 @@ pub(super) struct Core {
     pub(super) wheel: RefCell<Wheel>,
     /// Spare memory of vectored sends.
     pub(super) vectors: RefCell<Vec<Box<Vector>>>,
+    pub(super) pipes: RefCell<Pipes>,
     /// Receives that found no buffer, oldest first.
     starved: RefCell<VecDeque<Token>>,
     reaped: RefCell<Vec<cqueue::Entry>>,
@@ -75,6 +77,7 @@ impl Core {
             pool: ManuallyDrop::new(RefCell::new(pool)),
             wheel: RefCell::new(Wheel::new()),
             vectors: RefCell::default(),
+            pipes: RefCell::default(),
             starved: RefCell::default(),
             reaped: RefCell::new(Vec::with_capacity(COMPLETIONS_PER_TURN)),
             features,

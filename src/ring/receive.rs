@@ -90,6 +90,14 @@ impl Receive {
         receive.armed && !receive.pausing
     }
 
+    /// Whether nothing was asked for, has arrived or has ended: the next byte is still in the socket.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        let mut slots = self.core.slots.borrow_mut();
+        let receive = slots.receive(self.token);
+        !receive.armed && !receive.starved && receive.chain.is_empty() && receive.ended.is_none()
+    }
+
     /// Stops receiving until the next [`Receive::poll`] asks again. What is on its way still arrives.
     pub fn pause(&mut self) {
         let mut slots = self.core.slots.borrow_mut();

@@ -173,7 +173,7 @@ impl Half {
         let failed = self.receive(ring, context, progress).err();
         if self.sending.is_none() && !self.queue.is_empty() {
             let send = to.send(&mut self.queue);
-            progress.count += send.len() as i64;
+            progress.count += send.bytes() as i64;
             self.sending = Some(send);
         }
         let idle = self.queue.is_empty();
@@ -190,7 +190,7 @@ impl Half {
 
     fn finish_send(&mut self, to: &Socket, progress: &mut Progress) -> Result<(), io::Error> {
         let Some(send) = &mut self.sending else { return Ok(()) };
-        let len = send.len();
+        let len = send.bytes();
         let Some(result) = send.finish(to, &mut self.queue) else { return Ok(()) };
         self.sending = None;
         progress.count -= (len - *result.as_ref().unwrap_or(&0)) as i64;
@@ -204,7 +204,7 @@ impl Half {
             Some(Ok(sent)) => sent,
             Some(Err(_)) | None => 0,
         };
-        sent as i64 - send.len() as i64
+        sent as i64 - send.bytes() as i64
     }
 
     fn receive(&mut self, ring: &Ring, context: &Context<'_>, progress: &mut Progress) -> Result<(), io::Error> {

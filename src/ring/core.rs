@@ -32,7 +32,8 @@ pub(super) struct Core {
     pub(super) slots: ManuallyDrop<RefCell<Slots>>,
     pub(super) pool: ManuallyDrop<RefCell<Pool>>,
     pub(super) wheel: RefCell<Wheel>,
-    /// Spare memory of vectored sends.
+    /// Spare memory of vectored sends, each where the kernel was told it is.
+    #[expect(clippy::vec_box, reason = "a vector in flight must not move")]
     pub(super) vectors: RefCell<Vec<Box<Vector>>>,
     pub(super) pipes: RefCell<Pipes>,
     /// Receives that found no buffer, oldest first.

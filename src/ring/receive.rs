@@ -171,10 +171,10 @@ fn set(mut entry: squeue::Entry, flags: u16, len: u32, total: u32) -> squeue::En
     const _: () = assert!(size_of::<squeue::Entry>() == 64 && align_of::<squeue::Entry>() >= 4);
     let base = (&raw mut entry).cast::<u8>();
     // SAFETY: an entry is the kernel's struct io_uring_sqe (repr(C), 64 bytes, aligned): a u16 lies there.
-    unsafe { base.add(IOPRIO).cast::<u16>().write(flags) };
+    unsafe { base.wrapping_add(IOPRIO).cast::<u16>().write(flags) };
     // SAFETY: likewise a u32.
-    unsafe { base.add(LEN).cast::<u32>().write(len) };
+    unsafe { base.wrapping_add(LEN).cast::<u32>().write(len) };
     // SAFETY: likewise a u32.
-    unsafe { base.add(OPTLEN).cast::<u32>().write(total) };
+    unsafe { base.wrapping_add(OPTLEN).cast::<u32>().write(total) };
     entry
 }

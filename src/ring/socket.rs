@@ -120,7 +120,7 @@ impl Send {
 
     /// Bytes on their way.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.len as usize
     }
 
@@ -131,7 +131,7 @@ impl Send {
         let (result, owned) = self.in_flight.take()?;
         let mut chain = operation::sent(&socket.core, owned);
         if chain.is_empty() {
-            return Some(Ok(self.len()));
+            return Some(Ok(self.bytes()));
         }
         let mut pool = socket.core.pool.borrow_mut();
         Some(match operation::to_result(result) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{DEADLINE, bytes};
+use super::{DEADLINE, bytes, eventually};
 
 /// Where somebody listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -210,6 +210,22 @@ impl Stream {
     /// Sends FIN.
     pub(crate) fn finish(&self) {
         self.0.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Waits until the peer's kernel has everything that was sent.
+    pub(crate) fn wait_acknowledged(&self) {
+        eventually("what was sent is acknowledged", || (self.unacknowledged() == 0).then_some(()));
+    }
+
+    /// Bytes that the peer's kernel has not got yet.
+    pub(crate) fn unacknowledged(&self) -> i32 {
+        use std::os::fd::AsRawFd;
+        let mut waiting = 0;
+        // SAFETY: SIOCOUTQ (here under its tty name) writes one c_int, which lives over the call.
+        #[allow(unsafe_code)]
+        let result = unsafe { nix::libc::ioctl(self.0.as_raw_fd(), nix::libc::TIOCOUTQ, &raw mut waiting) };
+        assert_eq!(result, 0);
+        waiting
     }
 
     /// Closes with RST.

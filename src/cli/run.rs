@@ -152,7 +152,7 @@ fn hooks() -> Hooks {
                 }
             })
         }),
-        diff: Box::new(|old, new| diff::diff(old, new)),
+        diff: Box::new(diff::diff),
         relog: Box::new(|log| logging::set_level(log.level)),
     }
 }

@@ -12,6 +12,9 @@ const SHARE_OF_AVAILABLE: usize = 16;
 /// Beyond that it may use one part in so many of the buffers that lie idle: the fewer and larger the moves, the fewer
 /// times the peers are woken, and those buffers are there anyway.
 const SHARE_OF_IDLE: usize = 8;
+/// Buffers that a direction asks for to begin with. An ask doubles when it is used up at once, and shrinks again.
+const LEAST_ASK: u16 = 2;
+const LARGEST_ASK: u16 = 2 * SEND_BUFFERS as u16;
 
 /// One direction.
 pub(super) struct Half {
@@ -20,6 +23,8 @@ pub(super) struct Half {
     sending: Option<Send>,
     flow: Flow,
     fin_passed: bool,
+    /// Buffers to ask for next: few for small messages, as the kernel lays out for each receive what was asked for.
+    ask: u16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +59,7 @@ pub(super) struct Progress {
 
 impl Half {
     pub(super) fn new(from: Receive) -> Self {
-        Self { from, queue: Chain::default(), sending: None, flow: Flow::Open, fin_passed: false }
+        Self { from, queue: Chain::default(), sending: None, flow: Flow::Open, fin_passed: false, ask: LEAST_ASK }
     }
 
     pub(super) fn flow(&self) -> Flow {
@@ -116,17 +121,17 @@ impl Half {
 
     fn receive(&mut self, ring: &Ring, context: &Context<'_>, progress: &mut Progress) -> Result<(), io::Error> {
         while self.flow == Flow::Open {
-            let room = self.room(ring);
-            match self.from.poll(context, room) {
-                Poll::Pending => {
-                    if room == 0 && self.is_full(ring) {
-                        self.from.pause();
-                    }
-                    break;
-                }
+            let (held, ask) = (self.held(), usize::from(self.ask));
+            match self.from.poll(context, || room(ring, held, ask)) {
+                Poll::Pending => break,
                 Poll::Ready(Received::Data(chain)) => {
                     progress.received = true;
+                    self.adapt(chain.count());
                     ring.append(&mut self.queue, chain);
+                    // Where the kernel cannot cap a receive, or many small messages came, this is what stops it.
+                    if self.held() >= limit(ring) {
+                        self.from.pause();
+                    }
                 }
                 Poll::Ready(Received::End) => self.flow = Flow::Ending,
                 Poll::Ready(Received::Failed(error)) => {
@@ -138,24 +143,29 @@ impl Half {
         Ok(())
     }
 
-    /// Buffers that this direction may hold now.
-    fn limit(ring: &Ring) -> usize {
-        let most = (QUEUED_BYTES_PER_DIRECTION / ring.buffer_size()).max(2);
-        let fair = (ring.buffers_available() / SHARE_OF_AVAILABLE).clamp(1, most);
-        fair.max((ring.buffers_idle() / SHARE_OF_IDLE).min(2 * SEND_BUFFERS))
+    fn adapt(&mut self, received: usize) {
+        let ask = usize::from(self.ask);
+        if received * 2 >= ask && received > 1 {
+            self.ask = (self.ask * 2).min(LARGEST_ASK);
+        } else if received * 8 <= ask {
+            self.ask = (self.ask / 2).max(LEAST_ASK);
+        }
     }
 
     fn held(&self) -> usize {
         self.queue.count() + self.sending.as_ref().map_or(0, Send::buffers)
     }
+}
 
-    /// Bytes to ask for: none while more than half of what may be held is held, so that asking is worth its cost.
-    fn room(&self, ring: &Ring) -> usize {
-        let (limit, held) = (Self::limit(ring), self.held());
-        if held * 2 > limit { 0 } else { (limit - held) * ring.buffer_size() }
-    }
+/// Buffers that a direction may hold now.
+fn limit(ring: &Ring) -> usize {
+    let most = (QUEUED_BYTES_PER_DIRECTION / ring.buffer_size()).max(2);
+    let fair = (ring.buffers_available() / SHARE_OF_AVAILABLE).clamp(1, most);
+    fair.max((ring.buffers_idle() / SHARE_OF_IDLE).min(usize::from(LARGEST_ASK)))
+}
 
-    fn is_full(&self, ring: &Ring) -> bool {
-        self.held() >= Self::limit(ring)
-    }
+/// Bytes to ask for: none while more than half of what may be held is held, so that asking is worth its cost.
+fn room(ring: &Ring, held: usize, ask: usize) -> usize {
+    let limit = limit(ring);
+    if held * 2 > limit { 0 } else { (limit - held).min(ask) * ring.buffer_size() }
 }

@@ -53,8 +53,8 @@ impl Flow {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Progress {
     pub(super) received: bool,
-    /// Bytes that the kernel took for the other side.
-    pub(super) sent: usize,
+    /// Bytes that were handed to the kernel for the other side, less those that it gave back.
+    pub(super) count: i64,
 }
 
 impl Half {
@@ -84,39 +84,50 @@ impl Half {
     pub(super) fn poll(&mut self, ring: &Ring, to: &Socket, context: &Context<'_>) -> (Progress, Option<io::Error>) {
         let mut progress = Progress::default();
         let mut failed = None;
-        while !self.flow.is_over() {
-            if let Some(send) = &mut self.sending
-                && let Poll::Ready(result) = send.poll(context, to, &mut self.queue)
-            {
+        if self.flow.is_over() {
+            return (progress, failed);
+        }
+        if let Some(send) = &mut self.sending {
+            let len = send.len();
+            if let Some(result) = send.finish(to, &mut self.queue) {
                 self.sending = None;
-                match result {
-                    Ok(sent) => progress.sent += sent,
-                    Err(error) => {
-                        self.flow = Flow::Refused;
-                        self.from.pause();
-                        ring.release(std::mem::take(&mut self.queue));
-                        failed = Some(error);
-                        break;
-                    }
+                progress.count -= (len - *result.as_ref().unwrap_or(&0)) as i64;
+                if let Err(error) = result {
+                    self.flow = Flow::Refused;
+                    self.from.pause();
+                    ring.release(std::mem::take(&mut self.queue));
+                    return (progress, Some(error));
                 }
             }
-            if let Err(error) = self.receive(ring, context, &mut progress) {
-                failed = Some(error);
-            }
-            if self.sending.is_none() && !self.queue.is_empty() {
-                self.sending = Some(to.send(&mut self.queue));
-                // Once more, to be woken by the send.
-                continue;
-            }
-            match self.flow {
-                _ if self.is_pending() => {}
-                Flow::Ending => self.flow = Flow::Ended,
-                Flow::Breaking => self.flow = Flow::Broken,
-                _ => {}
-            }
-            break;
+        }
+        if let Err(error) = self.receive(ring, context, &mut progress) {
+            failed = Some(error);
+        }
+        if self.sending.is_none() && !self.queue.is_empty() {
+            let send = to.send(&mut self.queue);
+            progress.count += send.len() as i64;
+            self.sending = Some(send);
+        }
+        let idle = self.queue.is_empty();
+        match (&mut self.sending, self.flow) {
+            // The next thing to happen is that more is received: the end of the send need wake nobody.
+            (Some(_), Flow::Open) if idle && self.from.is_armed() => {}
+            (Some(send), _) => send.wake(context),
+            (None, Flow::Ending) => self.flow = Flow::Ended,
+            (None, Flow::Breaking) => self.flow = Flow::Broken,
+            (None, _) => {}
         }
         (progress, failed)
+    }
+
+    /// Gives up what is in flight; gives the bytes that were counted and not sent, as a negative count.
+    pub(super) fn abandon(&mut self, to: &Socket) -> i64 {
+        let Some(mut send) = self.sending.take() else { return 0 };
+        let sent = match send.finish(to, &mut self.queue) {
+            Some(Ok(sent)) => sent,
+            Some(Err(_)) | None => 0,
+        };
+        sent as i64 - send.len() as i64
     }
 
     fn receive(&mut self, ring: &Ring, context: &Context<'_>, progress: &mut Progress) -> Result<(), io::Error> {

@@ -83,6 +83,14 @@ impl Receive {
         Poll::Pending
     }
 
+    /// Whether an asking stands: data will come by itself, and wake the task.
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        let mut slots = self.core.slots.borrow_mut();
+        let receive = slots.receive(self.token);
+        receive.armed && !receive.pausing
+    }
+
     /// Stops receiving until the next [`Receive::poll`] asks again. What is on its way still arrives.
     pub fn pause(&mut self) {
         let mut slots = self.core.slots.borrow_mut();

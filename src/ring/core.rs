@@ -66,7 +66,7 @@ pub(super) enum Wait {
 
 impl Core {
     pub(super) fn new(options: &Options, features: Features) -> io::Result<Rc<Self>> {
-        let uring = setup(SUBMISSIONS, options.completions)?;
+        let uring = setup(SUBMISSIONS.min(options.completions), options.completions)?;
         let mut pool = Pool::new(options.buffer_size, options.buffers, options.max_buffers, GROUP)?;
         let (address, entries, group) = pool.registration();
         // SAFETY: the ring's memory belongs to `pool`, which `Drop` keeps for as long as the kernel may look at it.
@@ -350,9 +350,11 @@ impl Core {
         let fd = receive.descriptor.as_raw_fd();
         let credit = receive.credit;
         let first = std::mem::replace(&mut receive.first, First::Wait);
+        let features =
+            Features { multishot_recv: self.features.multishot_recv && !receive.single_shot, ..self.features };
         drop(slots);
         let pool = self.pool.borrow();
-        let entry = super::receive::entry(self.features, fd, pool.group(), credit, pool.buffer_size(), first);
+        let entry = super::receive::entry(features, fd, pool.group(), credit, pool.buffer_size(), first);
         drop(pool);
         // SAFETY: the slot owns the descriptor; the memory is the pool's.
         unsafe { self.push(entry, token) };

@@ -18,6 +18,8 @@ mod probe;
 mod receive;
 mod slots;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod timer;
 
 pub use accept::{Accept, Appetite};
@@ -82,7 +84,15 @@ impl Ring {
     /// Takes a connected or connecting socket into the ring.
     #[must_use]
     pub fn socket(&self, fd: OwnedFd) -> Socket {
-        Socket::new(&self.0, fd)
+        Socket::new(&self.0, fd, false)
+    }
+
+    /// Takes a unix socket into the ring. Its receives do not stay armed: from kernel 6.17 on, a multishot receive goes
+    /// by how many bytes are queued, which for a unix socket does not tell of a FIN; one that comes right behind bytes
+    /// is never reported.
+    #[must_use]
+    pub fn unix_socket(&self, fd: OwnedFd) -> Socket {
+        Socket::new(&self.0, fd, true)
     }
 
     /// The clock of this turn: time since the ring was made. Cheap; up to a turn old.

@@ -40,13 +40,14 @@ pub struct Receive {
 }
 
 impl Receive {
-    pub(super) fn new(core: &Rc<Core>, descriptor: &Descriptor, first: First) -> Self {
+    pub(super) fn new(core: &Rc<Core>, descriptor: &Descriptor, first: First, single_shot: bool) -> Self {
         let token = core.slots.borrow_mut().insert(Operation::Receive(ReceiveState {
             waker: None,
             descriptor: Rc::clone(descriptor),
             chain: Chain::default(),
             credit: 0,
             first,
+            single_shot,
             armed: false,
             pausing: false,
             starved: false,

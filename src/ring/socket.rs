@@ -23,11 +23,13 @@ use crate::net::Delivery;
 pub struct Socket {
     core: Rc<Core>,
     descriptor: Descriptor,
+    /// Receives are armed anew each time.
+    single_shot: bool,
 }
 
 impl Socket {
-    pub(super) fn new(core: &Rc<Core>, fd: OwnedFd) -> Self {
-        Self { core: Rc::clone(core), descriptor: Rc::new(fd) }
+    pub(super) fn new(core: &Rc<Core>, fd: OwnedFd, single_shot: bool) -> Self {
+        Self { core: Rc::clone(core), descriptor: Rc::new(fd), single_shot }
     }
 
     /// For socket options.
@@ -49,7 +51,7 @@ impl Socket {
 
     #[must_use]
     pub fn receive(&self, first: First) -> Receive {
-        Receive::new(&self.core, &self.descriptor, first)
+        Receive::new(&self.core, &self.descriptor, first, self.single_shot)
     }
 
     /// Waits until poll(2) would report one of `events`, a mask of `POLL*`; gives what it reports.

@@ -13,8 +13,6 @@ ARGS ?=
 
 # What must be there to build: glommio compiles a little C with sh, git and a C compiler.
 BUILD_TOOLS := cc git
-# What the tests call beside that.
-TEST_TOOLS := $(BUILD_TOOLS) curl ip
 
 .PHONY: help run test build check build-plugin test-e2e bench fmt lint deps deps-test clean
 
@@ -44,8 +42,7 @@ build-plugin: ## Compile c_plugins/*.c, if there are any
 test-e2e: deps-test build-plugin ## Only the tests that run the whole program (tests/)
 	cargo test --package arus --test '*'
 
-bench: deps ## Measure against the peers; writes bench/RESULTS.md
-	@if [[ -x scripts/install-deps.sh ]]; then scripts/install-deps.sh bench; fi
+bench: deps-test ## Measure against the peers; writes bench/RESULTS.md
 	cargo build --release --workspace
 	$(TARGET)/release/arus-bench run
 
@@ -56,20 +53,14 @@ lint: deps ## What CI insists on: format and clippy
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-deps: ; @$(call need,build,$(BUILD_TOOLS))
-deps-test: ; @$(call need,test,$(TEST_TOOLS))
+deps:
+	@command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs' >&2; exit 1; }
+	@for tool in $(BUILD_TOOLS); do command -v "$$tool" >/dev/null || exec scripts/install-deps.sh; done
+
+# The peers and tools that tests and benchmarks call; quiet and fast when nothing is missing.
+deps-test: deps
+	@scripts/install-deps.sh
 
 clean: ## Remove what was built
 	cargo clean
 	rm -f c_plugins/*.so
-
-# $(call need,GROUP,TOOLS): names the tools that are missing, and installs their packages or says how.
-define need
-command -v cargo >/dev/null || { echo 'cargo is missing: install Rust from https://rustup.rs'; exit 1; }; \
-missing=(); for tool in $(2); do command -v "$$tool" >/dev/null || missing+=("$$tool"); done; \
-if (($${#missing[@]})); then \
-	echo "missing: $${missing[*]}"; \
-	if [[ -x scripts/install-deps.sh ]]; then scripts/install-deps.sh $(1); \
-	else echo 'install them with: apt-get install build-essential git curl iproute2'; exit 1; fi; \
-fi
-endef

@@ -146,7 +146,7 @@ fn hooks() -> Hooks {
         }),
         serve: Box::new(|control, listener| Box::pin(admin::serve(control, listener))),
         hello: Box::new(|listener| Box::pin(hello::serve(listener))),
-        diff: Box::new(|old, new| diff::diff(old, new)),
+        diff: Box::new(diff::diff),
         relog: Box::new(|log| logging::set(log.level, log.format)),
     }
 }

@@ -33,7 +33,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// # Errors
 /// When the listener has no address.
 pub fn announce(listener: &TcpListener) -> io::Result<()> {
-    tracing::info!(service = "hello", address = %listener.local_addr()?, "listening");
+    tracing::info!(service = %"hello", address = %listener.local_addr()?, "listening");
     Ok(())
 }
 

@@ -12,6 +12,9 @@ const SHARE_OF_AVAILABLE: usize = 16;
 /// Beyond that it may use one part in so many of the buffers that lie idle: the fewer and larger the moves, the fewer
 /// times the peers are woken, and those buffers are there anyway.
 const SHARE_OF_IDLE: usize = 8;
+/// Buffers that a direction asks for to begin with. An ask doubles when it is used up at once, and shrinks again.
+const LEAST_ASK: u16 = 2;
+const LARGEST_ASK: u16 = 2 * SEND_BUFFERS as u16;
 
 /// One direction.
 pub(super) struct Half {
@@ -20,6 +23,8 @@ pub(super) struct Half {
     sending: Option<Send>,
     flow: Flow,
     fin_passed: bool,
+    /// Buffers to ask for next: few for small messages, as the kernel lays out for each receive what was asked for.
+    ask: u16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,13 +53,13 @@ impl Flow {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Progress {
     pub(super) received: bool,
-    /// Bytes that the kernel took for the other side.
-    pub(super) sent: usize,
+    /// Bytes that were handed to the kernel for the other side, less those that it gave back.
+    pub(super) count: i64,
 }
 
 impl Half {
     pub(super) fn new(from: Receive) -> Self {
-        Self { from, queue: Chain::default(), sending: None, flow: Flow::Open, fin_passed: false }
+        Self { from, queue: Chain::default(), sending: None, flow: Flow::Open, fin_passed: false, ask: LEAST_ASK }
     }
 
     pub(super) fn flow(&self) -> Flow {
@@ -79,54 +84,65 @@ impl Half {
     pub(super) fn poll(&mut self, ring: &Ring, to: &Socket, context: &Context<'_>) -> (Progress, Option<io::Error>) {
         let mut progress = Progress::default();
         let mut failed = None;
-        while !self.flow.is_over() {
-            if let Some(send) = &mut self.sending
-                && let Poll::Ready(result) = send.poll(context, to, &mut self.queue)
-            {
+        if self.flow.is_over() {
+            return (progress, failed);
+        }
+        if let Some(send) = &mut self.sending {
+            let len = send.len();
+            if let Some(result) = send.finish(to, &mut self.queue) {
                 self.sending = None;
-                match result {
-                    Ok(sent) => progress.sent += sent,
-                    Err(error) => {
-                        self.flow = Flow::Refused;
-                        self.from.pause();
-                        ring.release(std::mem::take(&mut self.queue));
-                        failed = Some(error);
-                        break;
-                    }
+                progress.count -= (len - *result.as_ref().unwrap_or(&0)) as i64;
+                if let Err(error) = result {
+                    self.flow = Flow::Refused;
+                    self.from.pause();
+                    ring.release(std::mem::take(&mut self.queue));
+                    return (progress, Some(error));
                 }
             }
-            if let Err(error) = self.receive(ring, context, &mut progress) {
-                failed = Some(error);
-            }
-            if self.sending.is_none() && !self.queue.is_empty() {
-                self.sending = Some(to.send(&mut self.queue));
-                // Once more, to be woken by the send.
-                continue;
-            }
-            match self.flow {
-                _ if self.is_pending() => {}
-                Flow::Ending => self.flow = Flow::Ended,
-                Flow::Breaking => self.flow = Flow::Broken,
-                _ => {}
-            }
-            break;
+        }
+        if let Err(error) = self.receive(ring, context, &mut progress) {
+            failed = Some(error);
+        }
+        if self.sending.is_none() && !self.queue.is_empty() {
+            let send = to.send(&mut self.queue);
+            progress.count += send.len() as i64;
+            self.sending = Some(send);
+        }
+        let idle = self.queue.is_empty();
+        match (&mut self.sending, self.flow) {
+            // The next thing to happen is that more is received: the end of the send need wake nobody.
+            (Some(_), Flow::Open) if idle && self.from.is_armed() => {}
+            (Some(send), _) => send.wake(context),
+            (None, Flow::Ending) => self.flow = Flow::Ended,
+            (None, Flow::Breaking) => self.flow = Flow::Broken,
+            (None, _) => {}
         }
         (progress, failed)
     }
 
+    /// Gives up what is in flight; gives the bytes that were counted and not sent, as a negative count.
+    pub(super) fn abandon(&mut self, to: &Socket) -> i64 {
+        let Some(mut send) = self.sending.take() else { return 0 };
+        let sent = match send.finish(to, &mut self.queue) {
+            Some(Ok(sent)) => sent,
+            Some(Err(_)) | None => 0,
+        };
+        sent as i64 - send.len() as i64
+    }
+
     fn receive(&mut self, ring: &Ring, context: &Context<'_>, progress: &mut Progress) -> Result<(), io::Error> {
         while self.flow == Flow::Open {
-            let room = self.room(ring);
-            match self.from.poll(context, room) {
-                Poll::Pending => {
-                    if room == 0 && self.is_full(ring) {
-                        self.from.pause();
-                    }
-                    break;
-                }
+            let (held, ask) = (self.held(), usize::from(self.ask));
+            match self.from.poll(context, || room(ring, held, ask)) {
+                Poll::Pending => break,
                 Poll::Ready(Received::Data(chain)) => {
                     progress.received = true;
+                    self.adapt(chain.count());
                     ring.append(&mut self.queue, chain);
+                    // Where the kernel cannot cap a receive, or many small messages came, this is what stops it.
+                    if self.held() >= limit(ring) {
+                        self.from.pause();
+                    }
                 }
                 Poll::Ready(Received::End) => self.flow = Flow::Ending,
                 Poll::Ready(Received::Failed(error)) => {
@@ -138,24 +154,29 @@ impl Half {
         Ok(())
     }
 
-    /// Buffers that this direction may hold now.
-    fn limit(ring: &Ring) -> usize {
-        let most = (QUEUED_BYTES_PER_DIRECTION / ring.buffer_size()).max(2);
-        let fair = (ring.buffers_available() / SHARE_OF_AVAILABLE).clamp(1, most);
-        fair.max((ring.buffers_idle() / SHARE_OF_IDLE).min(2 * SEND_BUFFERS))
+    fn adapt(&mut self, received: usize) {
+        let ask = usize::from(self.ask);
+        if received * 2 >= ask && received > 1 {
+            self.ask = (self.ask * 2).min(LARGEST_ASK);
+        } else if received * 8 <= ask {
+            self.ask = (self.ask / 2).max(LEAST_ASK);
+        }
     }
 
     fn held(&self) -> usize {
         self.queue.count() + self.sending.as_ref().map_or(0, Send::buffers)
     }
+}
 
-    /// Bytes to ask for: none while more than half of what may be held is held, so that asking is worth its cost.
-    fn room(&self, ring: &Ring) -> usize {
-        let (limit, held) = (Self::limit(ring), self.held());
-        if held * 2 > limit { 0 } else { (limit - held) * ring.buffer_size() }
-    }
+/// Buffers that a direction may hold now.
+fn limit(ring: &Ring) -> usize {
+    let most = (QUEUED_BYTES_PER_DIRECTION / ring.buffer_size()).max(2);
+    let fair = (ring.buffers_available() / SHARE_OF_AVAILABLE).clamp(1, most);
+    fair.max((ring.buffers_idle() / SHARE_OF_IDLE).min(usize::from(LARGEST_ASK)))
+}
 
-    fn is_full(&self, ring: &Ring) -> bool {
-        self.held() >= Self::limit(ring)
-    }
+/// Bytes to ask for: none while more than half of what may be held is held, so that asking is worth its cost.
+fn room(ring: &Ring, held: usize, ask: usize) -> usize {
+    let limit = limit(ring);
+    if held * 2 > limit { 0 } else { (limit - held).min(ask) * ring.buffer_size() }
 }

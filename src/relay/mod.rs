@@ -81,7 +81,7 @@ impl Cut {
     }
 }
 
-/// Relays until the end. `count` is told of every byte that was sent on. The sockets are closed when the future and
+/// Relays until the end. `count` is told of all bytes as they are sent on, and of those that were not after all. The sockets are closed when the future and
 /// the caller's clones are gone; here it is decided whether with FIN or RST.
 pub async fn run(
     ring: &Ring,
@@ -89,7 +89,7 @@ pub async fn run(
     upstream: &Socket,
     terms: Terms,
     cut: &Cut,
-    count: impl Fn(Direction, usize),
+    count: impl Fn(Direction, i64),
 ) -> Tally {
     let mut relay = Relay {
         up: Half::new(client.receive(First::Try)),
@@ -104,6 +104,13 @@ pub async fn run(
         upstream.reset_on_close();
     } else {
         relay.close(ring, client, upstream).await;
+    }
+    for (direction, unsent) in
+        [(Direction::Up, relay.up.abandon(upstream)), (Direction::Down, relay.down.abandon(client))]
+    {
+        if unsent != 0 {
+            count(direction, unsent);
+        }
     }
     Tally { reason, blame, first_byte: relay.first_byte }
 }
@@ -124,7 +131,7 @@ impl Relay {
         client: &Socket,
         upstream: &Socket,
         cut: &Cut,
-        count: &impl Fn(Direction, usize),
+        count: &impl Fn(Direction, i64),
         context: &Context<'_>,
     ) -> Poll<(Reason, Option<Blame>)> {
         if let Poll::Ready((reason, blame)) = cut.poll(context) {
@@ -132,11 +139,11 @@ impl Relay {
         }
         let (up, up_error) = self.up.poll(ring, upstream, context);
         let (down, down_error) = self.down.poll(ring, client, context);
-        if up.sent > 0 {
-            count(Direction::Up, up.sent);
+        if up.count != 0 {
+            count(Direction::Up, up.count);
         }
-        if down.sent > 0 {
-            count(Direction::Down, down.sent);
+        if down.count != 0 {
+            count(Direction::Down, down.count);
         }
         if down.received && self.first_byte.is_none() {
             self.first_byte = Some(ring.now());
@@ -154,7 +161,7 @@ impl Relay {
             });
         }
         self.pass_on_fin(client, upstream);
-        if up.received || down.received || up.sent + down.sent > 0 {
+        if up.received || down.received {
             self.deadline.moved(ring);
         }
         self.poll_deadline(ring, client, upstream, context)

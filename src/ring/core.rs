@@ -221,6 +221,11 @@ impl Core {
                     self.reclaim(single.owned);
                     return;
                 }
+                // A send that is done needs its buffers no more, whoever looks at it and when.
+                if single.owned.is_sent_by(result) {
+                    let owned = std::mem::replace(&mut single.owned, Owned::Nothing);
+                    self.reclaim(owned);
+                }
                 single.waker.take()
             }
             Some(Operation::Receive(receive)) => {

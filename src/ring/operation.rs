@@ -72,19 +72,30 @@ impl InFlight {
         Self { core: Rc::clone(core), token, done: false }
     }
 
-    /// The result, once, with what the slot owned.
-    pub(super) fn poll(&mut self, context: &Context<'_>) -> Poll<(i32, Owned)> {
-        self.core.note_activity();
+    /// The result, once, with what the slot owned; `None` while the kernel is at it.
+    pub(super) fn take(&mut self) -> Option<(i32, Owned)> {
         let mut slots = self.core.slots.borrow_mut();
-        let single = slots.single(self.token);
-        let Some(result) = single.result else {
-            register(&mut single.waker, context);
-            return Poll::Pending;
-        };
+        let result = slots.single(self.token).result?;
         self.done = true;
         match slots.remove(self.token) {
-            Operation::Single(single) => Poll::Ready((result, single.owned)),
+            Operation::Single(single) => Some((result, single.owned)),
             _ => unreachable!("the slot held a single operation a moment ago"),
+        }
+    }
+
+    /// Wakes the task at the completion. Without it a successful one wakes nobody.
+    pub(super) fn wake(&mut self, context: &Context<'_>) {
+        register(&mut self.core.slots.borrow_mut().single(self.token).waker, context);
+    }
+
+    pub(super) fn poll(&mut self, context: &Context<'_>) -> Poll<(i32, Owned)> {
+        self.core.note_activity();
+        match self.take() {
+            Some(output) => Poll::Ready(output),
+            None => {
+                self.wake(context);
+                Poll::Pending
+            }
         }
     }
 }
@@ -129,9 +140,10 @@ pub(super) fn start_send(core: &Rc<Core>, descriptor: &Descriptor, chain: Chain)
     unsafe { InFlight::start(core, descriptor, Owned::Vector(chain, vector), entry) }
 }
 
-/// Takes back what [`start_send`] was given.
+/// Takes back what [`start_send`] was given and what was not given back at its completion.
 pub(super) fn sent(core: &Core, owned: Owned) -> Chain {
     match owned {
+        Owned::Nothing => Chain::default(),
         Owned::Buffer(chain) => chain,
         Owned::Vector(chain, vector) => {
             core.spare(vector);

@@ -56,10 +56,10 @@ impl Receive {
         Self { core: Rc::clone(core), token }
     }
 
-    /// What has arrived. Where nothing has, `room` more bytes are asked for, unless an earlier asking still stands;
-    /// with a room of 0 nothing is asked for. What was asked for is a bound on what arrives where the kernel can cap
-    /// receives (6.17); else the taker calls [`Receive::pause`] when it has enough.
-    pub fn poll(&mut self, context: &Context<'_>, room: usize) -> Poll<Received> {
+    /// What has arrived. Where nothing has and no earlier asking stands, `room` says how many bytes to ask for; 0 asks
+    /// for nothing. What was asked for is a bound on what arrives where the kernel can cap receives (6.17); else the
+    /// taker calls [`Receive::pause`] when it has enough.
+    pub fn poll(&mut self, context: &Context<'_>, room: impl FnOnce() -> usize) -> Poll<Received> {
         self.core.note_activity();
         let mut slots = self.core.slots.borrow_mut();
         let receive = slots.receive(self.token);
@@ -72,12 +72,22 @@ impl Receive {
             None => {}
         }
         register(&mut receive.waker, context);
-        if !receive.armed && !receive.starved && room > 0 {
-            receive.credit = room as u32;
-            drop(slots);
-            self.core.arm_receive(self.token);
+        if !receive.armed && !receive.starved {
+            receive.credit = room() as u32;
+            if receive.credit > 0 {
+                drop(slots);
+                self.core.arm_receive(self.token);
+            }
         }
         Poll::Pending
+    }
+
+    /// Whether an asking stands: data will come by itself, and wake the task.
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        let mut slots = self.core.slots.borrow_mut();
+        let receive = slots.receive(self.token);
+        receive.armed && !receive.pausing
     }
 
     /// Stops receiving until the next [`Receive::poll`] asks again. What is on its way still arrives.

@@ -67,6 +67,16 @@ pub(super) enum Owned {
     Vector(Chain, Box<Vector>),
 }
 
+impl Owned {
+    /// Whether it is a send's, and `result` says that all of it was sent.
+    pub(super) fn is_sent_by(&self, result: i32) -> bool {
+        match self {
+            Self::Buffer(chain) | Self::Vector(chain, _) => usize::try_from(result) == Ok(chain.len()),
+            Self::Nothing | Self::Address { .. } | Self::Bytes { .. } | Self::Word { .. } => false,
+        }
+    }
+}
+
 /// A receive into the shared buffers.
 pub(super) struct ReceiveState {
     pub(super) waker: Option<Waker>,

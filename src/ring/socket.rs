@@ -4,7 +4,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::Duration;
 
 use socket2::{SockAddr, SockRef};
@@ -66,8 +66,8 @@ impl Socket {
     #[must_use]
     pub fn send(&self, queue: &mut Chain) -> Send {
         let chain = self.core.pool.borrow_mut().split(queue, SEND_BUFFERS);
-        let buffers = chain.count() as u16;
-        Send { in_flight: operation::start_send(&self.core, &self.descriptor, chain), buffers }
+        let (buffers, len) = (chain.count() as u16, chain.len() as u32);
+        Send { in_flight: operation::start_send(&self.core, &self.descriptor, chain), buffers, len }
     }
 
     /// Sends FIN; receiving goes on. A peer that is gone already is no error.
@@ -92,6 +92,7 @@ impl Socket {
 pub struct Send {
     in_flight: InFlight,
     buffers: u16,
+    len: u32,
 }
 
 impl Send {
@@ -101,27 +102,38 @@ impl Send {
         usize::from(self.buffers)
     }
 
-    /// How many bytes were sent. What was not (a signal came, or the peer failed half way) goes back to the front of
-    /// `queue`; buffers that are done with go back to the pool.
-    pub fn poll(&mut self, context: &Context<'_>, socket: &Socket, queue: &mut Chain) -> Poll<io::Result<usize>> {
-        let (result, owned) = match self.in_flight.poll(context) {
-            Poll::Ready(output) => output,
-            Poll::Pending => return Poll::Pending,
-        };
+    /// Bytes on their way.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// How many bytes were sent; `None` while the kernel is at it, and then the task is woken only if it failed or where
+    /// [`Send::wake`] asks for it. What was not sent (a signal came, or the peer failed half way) goes back to the front
+    /// of `queue`; buffers that are done with go back to the pool.
+    pub fn finish(&mut self, socket: &Socket, queue: &mut Chain) -> Option<io::Result<usize>> {
+        let (result, owned) = self.in_flight.take()?;
         let mut chain = operation::sent(&socket.core, owned);
+        if chain.is_empty() {
+            return Some(Ok(self.len()));
+        }
         let mut pool = socket.core.pool.borrow_mut();
-        match operation::to_result(result) {
-            Ok(sent) if sent as usize == chain.len() => pool.release(chain),
+        Some(match operation::to_result(result) {
             Ok(sent) => {
                 pool.advance(&mut chain, sent as usize);
                 let rest = std::mem::replace(queue, chain);
                 pool.append(queue, rest);
+                Ok(sent as usize)
             }
             Err(error) => {
                 pool.release(chain);
-                return Poll::Ready(Err(error));
+                Err(error)
             }
-        }
-        Poll::Ready(Ok(result as usize))
+        })
+    }
+
+    /// Wakes the task when the send is done.
+    pub fn wake(&mut self, context: &Context<'_>) {
+        self.in_flight.wake(context);
     }
 }

@@ -129,6 +129,9 @@ async fn dial_backend(
     place: &Place,
 ) -> Result<Socket, DialError> {
     let shard = session.shard();
+    if let Some(socket) = shard.stocks().take(place.backend().id) {
+        return Ok(socket);
+    }
     let terms = dial::Terms { timeout: session.listener().timeouts.connect, source_address: plan.source_address };
     let targets = shard.targets(place.backend());
     dial(shard.ring(), permit, &targets, terms).await

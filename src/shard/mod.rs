@@ -32,6 +32,7 @@ use crate::types::{Blame, Reason, SessionId, ShardId};
 use crate::upstream::dial::{DialError, Targets};
 use crate::upstream::queue::Queues;
 use crate::upstream::state::{BackendId, BackendState};
+use crate::upstream::warm::Stocks;
 use accept::Listening;
 use command::{BindId, Command, Event, Handover, Inbox, Mailbox, Reply};
 use generation::Generation;
@@ -111,6 +112,7 @@ struct Shard {
     events: Sender<Event>,
     summaries: Sender<Summary>,
     queues: Rc<Queues>,
+    stocks: Stocks,
     listening: RefCell<Vec<Rc<Listening>>>,
     /// Accept tasks that have not ended yet.
     accepting: Cell<usize>,
@@ -141,6 +143,7 @@ impl Shard {
         let shard = Rc::new(Self {
             id,
             queues: Queues::new(ring.clone(), tell),
+            stocks: Stocks::new(ring.clone()),
             ring,
             stats: parts.stats,
             events: parts.events,
@@ -174,6 +177,10 @@ impl Shard {
 
     fn queues(&self) -> &Rc<Queues> {
         &self.queues
+    }
+
+    fn stocks(&self) -> &Stocks {
+        &self.stocks
     }
 
     /// Called by the driver once a turn.
@@ -243,8 +250,23 @@ impl Shard {
             self.listening.borrow_mut().push(listening);
         }
         known.values().for_each(|listening| listening.retire());
+        self.keep_stocks(&generation);
         self.current.replace(Some(generation));
         self.ring.note_activity();
+    }
+
+    /// Connections are made ahead for the backends that this generation wants them for.
+    fn keep_stocks(self: &Rc<Self>, generation: &Generation) {
+        let snapshot = &generation.snapshot;
+        let wanted = snapshot.plan.upstreams.iter().zip(&snapshot.upstreams).flat_map(|(plan, state)| {
+            let terms = plan.warm.filter(|warm| warm.connections > 0);
+            let backends = terms.map(|terms| {
+                state.backends.iter().map(move |backend| (Arc::clone(backend), terms, plan.source_address))
+            });
+            backends.into_iter().flatten()
+        });
+        let shard = Rc::clone(self);
+        self.stocks.keep(wanted, move |backend| shard.targets(backend));
     }
 
     fn listen(
@@ -289,6 +311,7 @@ impl Shard {
 
     fn drain(self: &Rc<Self>, limit: Duration, reply: Reply<ShardId>) {
         self.listening.take().iter().for_each(|listening| listening.retire());
+        self.stocks.clear();
         self.draining.replace(Some(reply));
         let shard = Rc::clone(self);
         glommio::spawn_local(async move {

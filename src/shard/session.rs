@@ -167,14 +167,15 @@ impl Session {
         self.shard.latencies.borrow_mut().record(Measure::FirstByte, after);
     }
 
-    /// Counts bytes that were sent on.
-    pub(super) fn count(&self, direction: Direction, bytes: usize) {
+    /// Counts bytes that were sent on; a negative number takes back what was not sent after all.
+    pub(super) fn count(&self, direction: Direction, bytes: i64) {
+        // Counters wrap, so that adding a negative number subtracts.
         let bytes = bytes as u64;
         let (shard, listener) = (self.shard.stats(), self.live.listener(&self.shard));
         let backend = self.live.backend().map(|backend| &backend.counters[usize::from(self.shard.id().0)]);
         match direction {
             Direction::Up => {
-                self.live.bytes_up.set(self.live.bytes_up.get() + bytes);
+                self.live.bytes_up.set(self.live.bytes_up.get().wrapping_add(bytes));
                 add(&shard.bytes_up, bytes);
                 add(&listener.bytes_up, bytes);
                 if let Some(backend) = backend {
@@ -183,7 +184,7 @@ impl Session {
             }
             Direction::Down => {
                 self.live.stage.set(Stage::Relay);
-                self.live.bytes_down.set(self.live.bytes_down.get() + bytes);
+                self.live.bytes_down.set(self.live.bytes_down.get().wrapping_add(bytes));
                 add(&shard.bytes_down, bytes);
                 add(&listener.bytes_down, bytes);
                 if let Some(backend) = backend {

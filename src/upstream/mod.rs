@@ -4,3 +4,4 @@ pub mod balance;
 pub mod dial;
 pub mod queue;
 pub mod state;
+pub mod warm;

@@ -1,3 +1,4 @@
+//! Checks against listeners that answer, refuse, stay silent or lie.
 use super::*;
 use crate::config::plan::{Address, Plan};
 use crate::control::fixture::{at, host, plan, snapshot};

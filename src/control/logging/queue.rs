@@ -160,7 +160,7 @@ mod tests {
         let (mut queue, flush) = new(writer);
         for i in 0..1000 {
             queue.write_all(format!("{i}\n").as_bytes()).unwrap();
-            if i == 500 {
+            if i == 10 {
                 queue.detach().unwrap();
                 queue.detach().unwrap();
             }

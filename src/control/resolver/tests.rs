@@ -1,3 +1,4 @@
+//! Names that resolve, change, fail and come back, with a lookup that the tests play.
 use super::*;
 use crate::control::fixture::{at, host, plan, snapshot};
 use crate::shard::command::Inbox;

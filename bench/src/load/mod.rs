@@ -1,0 +1,245 @@
+//! `load`: puts one shape of load on a target and reports it as one JSON line.
+//!
+//! One pinned thread per CPU. With `--handshake` the process is driven from outside: it says
+//! `ready` when everything is connected, warm and quiet, starts at a line on stdin, prints its
+//! report when the last answer is in, and holds its connections until stdin ends. So the driver
+//! can read the proxy's meters exactly around the load.
+
+mod churn;
+mod idle;
+mod session;
+mod tally;
+mod worker;
+
+use std::io::{BufRead, Write};
+use std::net::SocketAddr;
+use std::sync::Barrier;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::net;
+pub(crate) use tally::Report;
+use tally::Tally;
+
+/// How long anything may take before it counts as an error.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Args)]
+pub(crate) struct LoadArgs {
+    #[command(subcommand)]
+    shape: Shape,
+    /// Loopback address of the proxy or backend
+    #[arg(long, global = true, default_value = "127.0.0.1:8080")]
+    target: SocketAddr,
+    /// CPUs to use, one thread on each
+    #[arg(long, global = true, value_delimiter = ',', default_value = "1")]
+    cpus: Vec<usize>,
+    /// How long to put on load
+    #[arg(long, global = true, default_value_t = 2.0)]
+    seconds: f64,
+    /// How long to warm up before
+    #[arg(long, global = true, default_value_t = 0.3)]
+    warmup: f64,
+    /// Be driven by lines on stdin (see above)
+    #[arg(long, global = true)]
+    handshake: bool,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+enum Shape {
+    /// Requests and answers on keep-alive connections
+    Rr {
+        #[arg(long, default_value_t = 64)]
+        connections: usize,
+        /// Requests a second in total (open loop); without it each answer brings the next request
+        #[arg(long)]
+        rate: Option<f64>,
+    },
+    /// One-way streams
+    Bulk {
+        #[arg(long, default_value_t = 8)]
+        streams: usize,
+        #[arg(long, value_enum, default_value_t = Direction::Down)]
+        direction: Direction,
+        /// Gbit/s in total (down only)
+        #[arg(long)]
+        pace_gbit: Option<f64>,
+    },
+    /// New connections: connect, exchange 64 bytes, close
+    Conn {
+        #[arg(long, default_value_t = 16)]
+        in_flight: usize,
+        /// Who closes first; the backend by default, which keeps TIME_WAIT off the dialling ports
+        #[arg(long, value_enum, default_value_t = Closer::Backend)]
+        closer: Closer,
+    },
+    /// Connections that exchange one request each and are held
+    Idle {
+        #[arg(long, default_value_t = 7_000)]
+        connections: usize,
+        /// Connections opened and held before, so that fixed costs are not counted
+        #[arg(long, default_value_t = 200)]
+        before: usize,
+    },
+    /// Requests while paced bulk streams run through the same proxy
+    Mixed {
+        #[arg(long, default_value_t = 16)]
+        connections: usize,
+        #[arg(long, default_value_t = 8)]
+        streams: usize,
+        /// Gbit/s of all streams together
+        #[arg(long, default_value_t = 8.0)]
+        pace_gbit: f64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Direction {
+    Down,
+    Up,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Closer {
+    Backend,
+    Client,
+}
+
+/// What one thread does, in the two steps between which all threads wait for each other.
+trait Load {
+    /// Connects and warms up; leaves everything quiet.
+    fn prepare(&mut self, warmup: Duration) -> Result<()>;
+    /// The load itself; returns when the last answer is in.
+    fn measure(&mut self, until: Instant) -> Result<Tally>;
+}
+
+pub(crate) fn run(args: &LoadArgs) -> Result<()> {
+    net::ensure_loopback(args.target)?;
+    net::raise_descriptor_limit()?;
+    ensure!(!args.cpus.is_empty(), "no CPU to run on");
+    ensure!(args.seconds > 0.0 && args.seconds <= 600.0, "--seconds must be within 0 and 600");
+    let threads = args.cpus.len();
+    let all_here = &Barrier::new(threads + 1);
+    let (results, outcomes) = mpsc::channel();
+    thread::scope(|scope| {
+        for index in 0..threads {
+            let results = results.clone();
+            scope.spawn(move || work(args, index, all_here, &results));
+        }
+        all_here.wait(); // prepared
+        let go = if args.handshake { wait_for_go() } else { Ok(()) };
+        all_here.wait(); // started
+        let started = Instant::now();
+        let outcome = sum(&outcomes, threads);
+        let seconds = started.elapsed().as_secs_f64();
+        let reported =
+            go.and(outcome).and_then(|tally| say(&serde_json::to_string(&tally.report(args.shape.name(), seconds))?));
+        if args.handshake && reported.is_ok() {
+            wait_for_end();
+        }
+        all_here.wait(); // ended
+        reported
+    })
+}
+
+/// The life of a load thread. It keeps its connections until all threads may end.
+fn work(args: &LoadArgs, index: usize, all_here: &Barrier, results: &Sender<Result<Tally>>) {
+    let mut prepared = prepare(args, index);
+    all_here.wait(); // prepared
+    all_here.wait(); // started
+    let until = Instant::now() + Duration::from_secs_f64(args.seconds);
+    let measured = match &mut prepared {
+        Ok(load) => load.measure(until),
+        Err(error) => Err(anyhow!("{error:#}")),
+    };
+    // The receiver waits for one result of each thread.
+    let _ = results.send(measured);
+    all_here.wait(); // ended
+}
+
+/// Adds up what all threads counted, or hands on the first failure once all have ended.
+fn sum(outcomes: &Receiver<Result<Tally>>, threads: usize) -> Result<Tally> {
+    let mut sum = Tally::new();
+    let mut failure = None;
+    for outcome in outcomes.iter().take(threads) {
+        match outcome {
+            Ok(tally) => sum.add(&tally)?,
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    failure.map_or(Ok(sum), Err)
+}
+
+fn prepare(args: &LoadArgs, index: usize) -> Result<Box<dyn Load>> {
+    net::pin(args.cpus[index])?;
+    net::precise_timeouts()?;
+    let threads = args.cpus.len();
+    // The first threads take one more where the number does not divide.
+    let share = |total: usize| total / threads + usize::from(index < total % threads);
+    let fraction = 1.0 / threads as f64;
+    let mut load: Box<dyn Load> = match args.shape {
+        Shape::Rr { connections, rate } => {
+            let rate = rate.map(|rate| rate * fraction);
+            Box::new(worker::Worker::new(args.target)?.requests(share(connections), rate))
+        }
+        Shape::Bulk { streams, direction: Direction::Down, pace_gbit } => {
+            let pace = pace_gbit.map(|gbit| bytes_per_stream(gbit, streams));
+            Box::new(worker::Worker::new(args.target)?.downloads(share(streams), pace))
+        }
+        Shape::Bulk { streams, direction: Direction::Up, .. } => {
+            Box::new(worker::Worker::new(args.target)?.uploads(share(streams)))
+        }
+        Shape::Conn { in_flight, closer } => Box::new(churn::Churn::new(args.target, share(in_flight), closer)?),
+        Shape::Idle { connections, before } => {
+            Box::new(idle::Idle::new(args.target, share(connections), share(before)))
+        }
+        Shape::Mixed { connections, streams, pace_gbit } => {
+            let pace = Some(bytes_per_stream(pace_gbit, streams));
+            let worker = worker::Worker::new(args.target)?;
+            Box::new(worker.requests(share(connections), None).downloads(share(streams), pace))
+        }
+    };
+    load.prepare(Duration::from_secs_f64(args.warmup.clamp(0.0, 60.0))).context("while warming up")?;
+    Ok(load)
+}
+
+fn bytes_per_stream(gbit: f64, streams: usize) -> u64 {
+    (gbit * 1e9 / 8.0 / streams.max(1) as f64) as u64
+}
+
+impl Shape {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Rr { .. } => "rr",
+            Self::Bulk { .. } => "bulk",
+            Self::Conn { .. } => "conn",
+            Self::Idle { .. } => "idle",
+            Self::Mixed { .. } => "mixed",
+        }
+    }
+}
+
+fn wait_for_go() -> Result<()> {
+    say("ready")?;
+    let mut line = String::new();
+    let read = std::io::stdin().lock().read_line(&mut line)?;
+    ensure!(read > 0, "stdin ended before the start");
+    Ok(())
+}
+
+fn wait_for_end() {
+    let mut line = String::new();
+    while std::io::stdin().lock().read_line(&mut line).is_ok_and(|read| read > 0) {
+        line.clear();
+    }
+}
+
+fn say(line: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    Ok(stdout.flush()?)
+}

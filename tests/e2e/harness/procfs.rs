@@ -1,0 +1,72 @@
+//! What /proc says of a process.
+
+use std::fs;
+use std::time::Duration;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Process(pub(crate) u32);
+
+impl Process {
+    fn read(self, file: &str) -> String {
+        let path = format!("/proc/{}/{file}", self.0);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// Open descriptors.
+    pub(crate) fn descriptors(self) -> usize {
+        let path = format!("/proc/{}/fd", self.0);
+        fs::read_dir(&path).unwrap_or_else(|error| panic!("{path}: {error}")).count()
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn resident(self) -> u64 {
+        let status = self.read("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// CPU time of all its threads, with the scheduler's precision.
+    pub(crate) fn cpu(self) -> Duration {
+        let path = format!("/proc/{}/task", self.0);
+        let tasks = fs::read_dir(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let nanoseconds = |task: fs::DirEntry| {
+            let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0)
+        };
+        Duration::from_nanos(tasks.map_while(Result::ok).map(nanoseconds).sum())
+    }
+
+    /// TCP connections that the process holds, by state, as `CLOSE-WAIT`.
+    pub(crate) fn tcp_states(self) -> Vec<String> {
+        let directory = format!("/proc/{}/fd", self.0);
+        let entries = fs::read_dir(directory).expect("descriptors");
+        let links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        let inodes: Vec<String> = links
+            .filter_map(|link| {
+                let link = link.to_string_lossy().into_owned();
+                Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+            })
+            .collect();
+        let tables = self.read("net/tcp") + &self.read("net/tcp6");
+        let rows = tables.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let own = rows.filter(|row| row.len() > 9 && inodes.iter().any(|inode| inode == row[9]));
+        own.map(|row| state(row[3]).to_owned()).collect()
+    }
+}
+
+fn state(code: &str) -> &str {
+    match code {
+        "01" => "ESTABLISHED",
+        "02" => "SYN-SENT",
+        "03" => "SYN-RECV",
+        "04" => "FIN-WAIT-1",
+        "05" => "FIN-WAIT-2",
+        "06" => "TIME-WAIT",
+        "07" => "CLOSE",
+        "08" => "CLOSE-WAIT",
+        "09" => "LAST-ACK",
+        "0A" => "LISTEN",
+        "0B" => "CLOSING",
+        other => other,
+    }
+}

@@ -80,7 +80,10 @@ impl Ring {
         match self.0.wheel.borrow().next() {
             None => Wait::Forever,
             Some(tick) if tick <= now => Wait::No,
-            Some(tick) => Wait::AtMost(Duration::from_millis(tick).saturating_sub(self.0.now())),
+            Some(tick) => {
+                self.0.set_alarm(tick, Duration::from_millis(tick).saturating_sub(self.0.now()));
+                Wait::Forever
+            }
         }
     }
 

@@ -29,7 +29,7 @@ pub use driver::Pacing;
 pub use operation::Completion;
 pub use pipe::Pipe;
 pub use probe::{Unusable, probe};
-pub use receive::{First, Receive, Received};
+pub use receive::{Ask, First, Receive, Received};
 pub use socket::{Send, Socket};
 
 use std::future::poll_fn;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::buffers::{Chain, Pool};
+use super::missed::Doubts;
 use super::operation::Vector;
 use super::receive::First;
 use super::slots::{IGNORED, Operation, Owned, Slots, Token};
@@ -35,6 +36,7 @@ pub(super) struct Core {
     pub(super) vectors: RefCell<Vec<Box<Vector>>>,
     /// Receives that found no buffer, oldest first.
     starved: RefCell<VecDeque<Token>>,
+    pub(super) doubts: Doubts,
     reaped: RefCell<Vec<cqueue::Entry>>,
     pub(super) features: Features,
     epoch: Instant,
@@ -76,6 +78,7 @@ impl Core {
             wheel: RefCell::new(Wheel::new()),
             vectors: RefCell::default(),
             starved: RefCell::default(),
+            doubts: Doubts::default(),
             reaped: RefCell::new(Vec::with_capacity(COMPLETIONS_PER_TURN)),
             features,
             epoch: Instant::now(),
@@ -234,6 +237,9 @@ impl Core {
                     let received = pool.taken(first, result as u32);
                     receive.credit = receive.credit.saturating_sub(result as u32);
                     pool.append(&mut receive.chain, received);
+                    if !last {
+                        self.doubts.note(token, receive, self.now.get());
+                    }
                 }
                 if last {
                     receive.armed = false;

@@ -59,6 +59,7 @@ impl Ring {
             core.update_clock();
             core.reap();
             core.wheel.borrow_mut().advance(core.now().as_millis() as u64);
+            core.look_for_missed_ends();
         }
     }
 
@@ -76,11 +77,12 @@ impl Ring {
     }
 
     fn wait(&self) -> Wait {
-        let now = self.0.now().as_millis() as u64;
-        match self.0.wheel.borrow().next() {
+        let now = self.0.now();
+        let timer = self.0.wheel.borrow().next().map(Duration::from_millis);
+        match timer.into_iter().chain(self.0.doubts.look_at()).min() {
             None => Wait::Forever,
-            Some(tick) if tick <= now => Wait::No,
-            Some(tick) => Wait::AtMost(Duration::from_millis(tick).saturating_sub(self.0.now())),
+            Some(at) if at.as_millis() <= now.as_millis() => Wait::No,
+            Some(at) => Wait::AtMost(at.saturating_sub(now)),
         }
     }
 

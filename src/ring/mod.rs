@@ -12,6 +12,7 @@ mod accept;
 mod buffers;
 mod core;
 mod driver;
+mod missed;
 mod operation;
 mod probe;
 mod receive;

@@ -6,4 +6,5 @@
 
 mod harness;
 
+mod backends;
 mod relay;

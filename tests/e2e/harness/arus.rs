@@ -221,6 +221,13 @@ impl Arus {
         shards.map(|shard| shard.pointer(pointer).and_then(Value::as_u64).expect("a number")).sum()
     }
 
+    /// Waits until every buffer is back in its pool.
+    pub(crate) fn wait_buffers_whole(&self) {
+        super::eventually("all buffers are free", || {
+            (self.shard_sum("/buffers/free") == self.shard_sum("/buffers/total")).then_some(())
+        });
+    }
+
     /// Refused connections of a listener, by reason.
     pub(crate) fn rejected(&self, listener: &str) -> HashMap<String, u64> {
         let status = self.status();

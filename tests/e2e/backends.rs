@@ -135,15 +135,16 @@ fn a_client_that_resets_while_arus_dials_leaves_nothing() {
     let arus = Setup::to("127.0.0.1:0", &[hanging.address().to_string()], "", "")
         .also("[timeouts]\nconnect = \"500ms\"")
         .start();
-    let before = arus.process().descriptors();
-    for _ in 0..10 {
-        let mut client = Stream::connect(&arus.address("web"));
-        client.send(1, 0, 100);
-        client.wait_acknowledged();
-        client.reset();
+    let before = arus.descriptors();
+    let mut clients: Vec<Stream> = (0..10).map(|_| Stream::connect(&arus.address("web"))).collect();
+    clients.iter_mut().for_each(|client| client.send(1, 0, 100));
+    arus.wait_active(10);
+    clients.into_iter().for_each(Stream::reset);
+    for line in arus.finished(10) {
+        assert_failed(&line, "connect_timeout", "connect");
     }
-    eventually("all sessions have ended", || (arus.active() == 0).then_some(()));
-    eventually("all descriptors are back", || (arus.process().descriptors() <= before).then_some(()));
+    arus.wait_active(0);
+    arus.wait_descriptors(before);
     arus.wait_buffers_whole();
 }
 

@@ -7,4 +7,5 @@
 mod harness;
 
 mod backends;
+mod clients;
 mod relay;

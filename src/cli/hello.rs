@@ -27,8 +27,9 @@ pub(super) fn run(args: &HelloArgs) -> anyhow::Result<()> {
     runtime.block_on(async {
         let listener = TcpListener::bind(args.listen).await;
         let listener = listener.with_context(|| format!("cannot listen on {}", args.listen))?;
+        hello::announce(&listener)?;
         tokio::select! {
-            served = hello::serve(listener) => Ok(served?),
+            () = hello::serve(listener) => Ok(()),
             stopped = stop() => stopped,
         }
     })

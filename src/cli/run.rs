@@ -145,14 +145,8 @@ fn hooks() -> Hooks {
             shard::spawn(parts)
         }),
         serve: Box::new(|control, listener| Box::pin(admin::serve(control, listener))),
-        hello: Box::new(|listener| {
-            Box::pin(async move {
-                if let Err(error) = hello::serve(listener).await {
-                    tracing::error!(%error, "the demo backend has ended");
-                }
-            })
-        }),
+        hello: Box::new(|listener| Box::pin(hello::serve(listener))),
         diff: Box::new(diff::diff),
-        relog: Box::new(|log| logging::set_level(log.level)),
+        relog: Box::new(|log| logging::set(log.level, log.format)),
     }
 }

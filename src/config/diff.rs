@@ -44,6 +44,7 @@ pub fn keep_fixed(running: &Plan, new: &mut Plan) -> Vec<&'static str> {
         ("engine.user", was.user != is.user),
         ("engine.state_dir", was.state_dir != is.state_dir),
         ("admin.socket", running.admin.socket != new.admin.socket),
+        ("demo", running.demo != new.demo),
     ];
     new.engine = Engine {
         busy_poll: is.busy_poll,
@@ -52,6 +53,7 @@ pub fn keep_fixed(running: &Plan, new: &mut Plan) -> Vec<&'static str> {
         ..was.clone()
     };
     new.admin.socket.clone_from(&running.admin.socket);
+    new.demo.clone_from(&running.demo);
     differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }
 

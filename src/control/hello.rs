@@ -28,17 +28,22 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Pause after an accept that failed for want of descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Serves for ever; dropping the future ends all connections. Logs where it listens, so that port 0 can be used.
+/// Says where the demo backend listens, so that port 0 can be used.
 ///
 /// # Errors
 /// When the listener has no address.
-pub async fn serve(listener: TcpListener) -> io::Result<()> {
+pub fn announce(listener: &TcpListener) -> io::Result<()> {
     tracing::info!(service = %"hello", address = %listener.local_addr()?, "listening");
+    Ok(())
+}
+
+/// Serves for ever; dropping the future ends all connections.
+pub async fn serve(listener: TcpListener) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return Ok(()) };
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
                 connections.spawn(async move {

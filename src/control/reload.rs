@@ -71,10 +71,7 @@ impl Supervisor {
         let before = self.control.view();
         let load = std::sync::Arc::clone(&self.source.load);
         let Loaded { mut plan, warnings } = off_thread(move || load()).await?;
-        let mut fixed = diff::keep_fixed(&before.snapshot.plan, &mut plan);
-        if plan.demo != before.snapshot.plan.demo {
-            fixed.push("demo");
-        }
+        let fixed = diff::keep_fixed(&before.snapshot.plan, &mut plan);
         if !fixed.is_empty() {
             tracing::warn!("changed, but taken up only by a restart: {}", fixed.join(", "));
         }

@@ -18,6 +18,7 @@ use tokio::time::{Instant, interval_at};
 use super::answers::{answers, apply, ping};
 use super::handle::{Control, Request, ShardView};
 use super::health::Checks;
+use super::hello;
 use super::launch::{Launched, launch};
 use super::prepare::InForce;
 use super::recorder::{self, Recorder};
@@ -198,6 +199,7 @@ impl Supervisor {
         tokio::spawn((hooks.serve)(control.clone(), listener));
         if let Some(demo) = demo {
             let listener = tokio::net::TcpListener::from_std(demo).map_err(one("demo backend"))?;
+            hello::announce(&listener).map_err(one("demo backend"))?;
             tokio::spawn((hooks.hello)(listener));
         }
         let changes = watch(source.content.take());

@@ -13,6 +13,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use super::buffers::{Chain, Pool};
 use super::missed::Doubts;
 use super::operation::Vector;
+use super::pipe::Pipes;
 use super::receive::First;
 use super::slots::{IGNORED, Operation, Owned, Slots, Token};
 use super::timer::Wheel;
@@ -32,8 +33,10 @@ pub(super) struct Core {
     pub(super) slots: ManuallyDrop<RefCell<Slots>>,
     pub(super) pool: ManuallyDrop<RefCell<Pool>>,
     pub(super) wheel: RefCell<Wheel>,
-    /// Spare memory of vectored sends.
+    /// Spare memory of vectored sends, each where the kernel was told it is.
+    #[expect(clippy::vec_box, reason = "a vector in flight must not move")]
     pub(super) vectors: RefCell<Vec<Box<Vector>>>,
+    pub(super) pipes: RefCell<Pipes>,
     /// Receives that found no buffer, oldest first.
     starved: RefCell<VecDeque<Token>>,
     pub(super) doubts: Doubts,
@@ -77,6 +80,7 @@ impl Core {
             pool: ManuallyDrop::new(RefCell::new(pool)),
             wheel: RefCell::new(Wheel::new()),
             vectors: RefCell::default(),
+            pipes: RefCell::default(),
             starved: RefCell::default(),
             doubts: Doubts::default(),
             reaped: RefCell::new(Vec::with_capacity(COMPLETIONS_PER_TURN)),

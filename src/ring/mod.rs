@@ -14,6 +14,7 @@ mod core;
 mod driver;
 mod missed;
 mod operation;
+mod pipe;
 mod probe;
 mod receive;
 mod slots;
@@ -26,6 +27,7 @@ pub use accept::{Accept, Appetite};
 pub use buffers::{Chain, Counts};
 pub use driver::Pacing;
 pub use operation::Completion;
+pub use pipe::Pipe;
 pub use probe::{Unusable, probe};
 pub use receive::{First, Receive, Received};
 pub use socket::{Send, Socket};
@@ -137,6 +139,12 @@ impl Ring {
     /// As read(2).
     pub async fn read_doorbell(&self, eventfd: &Rc<OwnedFd>) -> io::Result<()> {
         Completion(operation::start_read_word(&self.0, eventfd)).await.map(drop)
+    }
+
+    /// A pipe to splice through, where there is one left.
+    #[must_use]
+    pub fn pipe(&self) -> Option<Pipe> {
+        Pipe::take(&self.0)
     }
 
     /// Tells the driver that a task was woken by something else than the ring, so that it does not sleep now.

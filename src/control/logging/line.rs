@@ -1,15 +1,59 @@
-//! A log line for people: `time LEVEL message field=value ...`.
+//! A log line: for people `time LEVEL message field=value ...`, for machines JSON.
 
 use std::fmt::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::format::{Format, Json, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-pub(super) struct Text {
-    pub(super) colours: bool,
+use crate::config::plan::LogFormat;
+
+/// Which of the two is written; clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Switch(Arc<AtomicBool>);
+
+impl Switch {
+    pub(super) fn new(format: LogFormat) -> Self {
+        Self(Arc::new(AtomicBool::new(format == LogFormat::Json)))
+    }
+
+    pub(super) fn set(&self, format: LogFormat) {
+        self.0.store(format == LogFormat::Json, Ordering::Relaxed);
+    }
+}
+
+pub(super) struct Line {
+    text: Text,
+    json: Format<Json>,
+    is_json: Switch,
+}
+
+impl Line {
+    pub(super) fn new(colours: bool, format: &Switch) -> Self {
+        let json = Format::default().json().flatten_event(true).with_current_span(false).with_span_list(false);
+        Self { text: Text { colours }, json, is_json: format.clone() }
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        match self.is_json.0.load(Ordering::Relaxed) {
+            true => self.json.format_event(context, writer, event),
+            false => self.text.format_event(context, writer, event),
+        }
+    }
+}
+
+struct Text {
+    colours: bool,
 }
 
 impl<S, N> FormatEvent<S, N> for Text

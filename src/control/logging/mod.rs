@@ -14,7 +14,7 @@ use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::config::plan::{Level, LogFormat};
@@ -24,6 +24,7 @@ pub use queue::Flush;
 /// The log of this process, once it is started.
 struct Log {
     filter: reload::Handle<Targets, Registry>,
+    format: line::Switch,
     queue: queue::Queue,
 }
 
@@ -35,9 +36,10 @@ pub fn start(level: Level, format: LogFormat) -> Flush {
     let stderr = std::io::stderr();
     let colours = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let (queue, flush) = queue::new(stderr);
-    let (subscriber, filter) = subscriber(level, format, colours, queue.clone());
+    let format = line::Switch::new(format);
+    let (subscriber, filter) = subscriber(level, &format, colours, queue.clone());
     if tracing::subscriber::set_global_default(subscriber).is_ok() {
-        let _ = LOG.set(Log { filter, queue });
+        let _ = LOG.set(Log { filter, format, queue });
     }
     flush
 }
@@ -51,10 +53,11 @@ pub fn detach() -> std::io::Result<()> {
     LOG.get().map_or(Ok(()), |log| log.queue.detach())
 }
 
-/// Puts another level into force, as a reload does. The format stays what it was at the start.
-pub fn set_level(level: Level) {
+/// Puts another level and format into force, as a reload does.
+pub fn set(level: Level, format: LogFormat) {
     if let Some(log) = LOG.get() {
         let _ = log.filter.reload(targets(level));
+        log.format.set(format);
     }
 }
 
@@ -66,7 +69,7 @@ pub fn dropped_lines() -> u64 {
 
 fn subscriber<W>(
     level: Level,
-    format: LogFormat,
+    format: &line::Switch,
     colours: bool,
     writer: W,
 ) -> (impl Subscriber + Send + Sync, reload::Handle<Targets, Registry>)
@@ -74,11 +77,7 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let (filter, handle) = reload::Layer::new(targets(level));
-    let lines = fmt::layer().with_writer(writer);
-    let lines = match format {
-        LogFormat::Text => lines.event_format(line::Text { colours }).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
-    };
+    let lines = fmt::layer().with_writer(writer).event_format(line::Line::new(colours, format));
     (tracing_subscriber::registry().with(filter).with(lines), handle)
 }
 
@@ -130,7 +129,7 @@ mod tests {
 
     fn written(format: LogFormat, log: impl FnOnce(&reload::Handle<Targets, Registry>)) -> String {
         let page = Page::default();
-        let (subscriber, handle) = subscriber(Level::Info, format, false, page.clone());
+        let (subscriber, handle) = subscriber(Level::Info, &line::Switch::new(format), false, page.clone());
         tracing::subscriber::with_default(subscriber, || log(&handle));
         page.text()
     }
@@ -156,6 +155,22 @@ mod tests {
         }
         let text = written(LogFormat::Text, |_| tracing::warn!(name = %hostile, "{hostile}"));
         assert!(!text.trim_end().contains(|c: char| c.is_control() || c == '\u{202e}'), "{text:?}");
+    }
+
+    #[test]
+    fn the_format_can_change_while_running() {
+        let page = Page::default();
+        let switch = line::Switch::new(LogFormat::Text);
+        let (subscriber, _handle) = subscriber(Level::Info, &switch, false, page.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!("one");
+            switch.set(LogFormat::Json);
+            tracing::info!("two");
+        });
+        let text = page.text();
+        let (one, two) = text.split_once('\n').unwrap();
+        assert!(one.ends_with(" INFO one"), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(two).unwrap()["message"], "two");
     }
 
     #[test]

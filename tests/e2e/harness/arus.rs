@@ -243,9 +243,11 @@ impl Arus {
 
     /// Waits until every buffer is back in its pool.
     pub(crate) fn wait_buffers_whole(&self) {
-        super::eventually("all buffers are free", || {
-            (self.shard_sum("/buffers/free") == self.shard_sum("/buffers/total")).then_some(())
-        });
+        let deadline = std::time::Instant::now() + DEADLINE;
+        while self.shard_sum("/buffers/free") != self.shard_sum("/buffers/total") {
+            assert!(std::time::Instant::now() < deadline, "not all buffers are free: {:#}", self.status()["shards"]);
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Refused connections of a listener, by reason.

@@ -30,7 +30,7 @@ pub(crate) use procfs::Process;
 pub(crate) use stream::{Address, End, Stream};
 
 /// For whatever must happen: a loaded machine with debug builds takes its time, and only a failure waits so long.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Looks every few milliseconds until `probe` gives something; panics with `what` after [`DEADLINE`].
 pub(crate) fn eventually<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {

@@ -27,6 +27,7 @@ const BULK: u64 = 512;
 
 /// One direction.
 pub(super) struct Half {
+    ring: Ring,
     from: Receive,
     queue: Chain,
     sending: Option<Send>,
@@ -73,8 +74,9 @@ pub(super) struct Progress {
 }
 
 impl Half {
-    pub(super) fn new(from: Receive) -> Self {
+    pub(super) fn new(ring: &Ring, from: Receive) -> Self {
         Self {
+            ring: ring.clone(),
             from,
             queue: Chain::default(),
             sending: None,
@@ -258,6 +260,13 @@ impl Half {
 
     fn held(&self) -> usize {
         self.queue.count() + self.sending.as_ref().map_or(0, Send::buffers)
+    }
+}
+
+/// Whatever ended the relay: what is queued and not on its way goes back to the pool.
+impl Drop for Half {
+    fn drop(&mut self) {
+        self.ring.release(std::mem::take(&mut self.queue));
     }
 }
 

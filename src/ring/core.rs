@@ -12,6 +12,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::buffers::{Chain, Pool};
 use super::descriptor::Pins;
+use super::missed::Doubts;
 use super::operation::Vector;
 use super::pipe::Pipes;
 use super::receive::First;
@@ -40,6 +41,7 @@ pub(super) struct Core {
     pub(super) pins: Pins,
     /// Receives that found no buffer, oldest first.
     starved: RefCell<VecDeque<Token>>,
+    pub(super) doubts: Doubts,
     reaped: RefCell<Vec<cqueue::Entry>>,
     /// The tick for which the kernel's one timer is set.
     alarm: Cell<Option<u64>>,
@@ -86,6 +88,7 @@ impl Core {
             vectors: RefCell::default(),
             pipes: RefCell::default(),
             starved: RefCell::default(),
+            doubts: Doubts::default(),
             reaped: RefCell::new(Vec::with_capacity(COMPLETIONS_PER_TURN)),
             alarm: Cell::default(),
             alarm_after: Cell::default(),
@@ -264,6 +267,9 @@ impl Core {
                 if let (1.., Some(first)) = (result, cqueue::buffer_select(flags)) {
                     let received = pool.taken(first, result as u32);
                     pool.append(&mut receive.chain, received);
+                    if !last {
+                        self.doubts.note(token, receive, self.now.get());
+                    }
                 }
                 if last {
                     receive.armed = false;

@@ -13,6 +13,7 @@ mod buffers;
 mod core;
 mod descriptor;
 mod driver;
+mod missed;
 mod operation;
 mod pipe;
 mod probe;

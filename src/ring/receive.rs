@@ -62,6 +62,7 @@ impl Receive {
             pausing: false,
             starved: false,
             orphan: false,
+            in_doubt: false,
             ended: None,
         }));
         Self { core: Rc::clone(core), token }

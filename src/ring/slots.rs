@@ -94,6 +94,8 @@ pub(super) struct ReceiveState {
     /// Waits for buffers to come back.
     pub(super) starved: bool,
     pub(super) orphan: bool,
+    /// Its end may have been missed: see [`super::missed`].
+    pub(super) in_doubt: bool,
     /// 0 at the end of the stream, else a negative errno.
     pub(super) ended: Option<i32>,
 }

@@ -6,4 +6,6 @@
 
 mod harness;
 
+mod backends;
+mod clients;
 mod relay;

@@ -5,5 +5,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod harness;
+mod ops;
 
 mod relay;
+mod reload;
+mod storm;
+mod watch;

@@ -69,6 +69,15 @@ impl Log {
         self.wait(DEADLINE, &format!("the message {part:?}"), |lines| lines.iter().find(says).cloned())
     }
 
+    /// Waits until the process has closed its log; gives all lines.
+    pub(crate) fn to_the_end(&self) -> Vec<Value> {
+        let (lines, changed) = &*self.0;
+        let lines = lines.lock().unwrap();
+        let (lines, late) = changed.wait_timeout_while(lines, DEADLINE, |lines| !lines.ended).unwrap();
+        assert!(!late.timed_out(), "the log does not end");
+        lines.lines.clone()
+    }
+
     /// The lines of the access log so far.
     pub(crate) fn access(&self) -> Vec<Value> {
         self.lines().into_iter().filter(is_access).collect()

@@ -7,7 +7,10 @@
 mod harness;
 mod ops;
 
+mod health;
+mod queue;
 mod relay;
 mod reload;
+mod resolve;
 mod storm;
 mod watch;

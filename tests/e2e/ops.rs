@@ -125,9 +125,9 @@ impl Patient {
         let (good, bad) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (is_well, passes, failures) = (Arc::clone(&well), Arc::clone(&good), Arc::clone(&bad));
         let serve = move |mut stream: Stream, number| {
-            let mut begin = [0; 4];
+            let mut begin = [0; 6];
             let count = stream.read_some(&mut begin).unwrap_or(0);
-            if &begin[..count] != b"PING" {
+            if &begin[..count] != b"PING\r\n" {
                 let _ = stream.try_write_all(format!("{tag}\n").as_bytes());
                 return behaviour::echo(stream, number);
             }

@@ -12,5 +12,6 @@ mod queue;
 mod relay;
 mod reload;
 mod resolve;
+mod startup;
 mod storm;
 mod watch;

@@ -203,3 +203,25 @@ pub(crate) fn open_to_all(directory: &Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o777)).unwrap();
 }
+
+/// A program with a log, killed when dropped; for command lines that are no [`crate::harness::Setup`]'s.
+pub(crate) struct Running {
+    pub(crate) child: std::process::Child,
+    pub(crate) log: crate::harness::Log,
+}
+
+impl Running {
+    pub(crate) fn start(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+        let log = crate::harness::Log::follow(child.stderr.take().unwrap());
+        Self { child, log }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -20,7 +20,7 @@ struct Lines {
 }
 
 impl Log {
-    pub(super) fn follow(source: impl Read + Send + 'static) -> Self {
+    pub(crate) fn follow(source: impl Read + Send + 'static) -> Self {
         let log = Self::default();
         let writer = log.clone();
         std::thread::spawn(move || {

@@ -7,11 +7,15 @@
 mod harness;
 mod ops;
 
+mod access_log;
+mod cli;
 mod health;
+mod peers;
 mod queue;
 mod relay;
 mod reload;
 mod resolve;
+mod signals;
 mod startup;
 mod storm;
 mod watch;

@@ -3,6 +3,7 @@
 use std::io;
 use std::task::{Context, Poll};
 
+use super::splice::{Splice, Step};
 use crate::limits::QUEUED_BYTES_PER_DIRECTION;
 use crate::ring::{Chain, Receive, Received, Ring, SEND_BUFFERS, Send, Socket};
 
@@ -16,6 +17,12 @@ const SHARE_OF_IDLE: usize = 8;
 const LEAST_ASK: u16 = 2;
 const LARGEST_ASK: u16 = 2 * SEND_BUFFERS as u16;
 
+/// Buffers of a large piece.
+const BULK_PIECE: usize = 4;
+/// Buffers that came in large pieces without a small one between, after which a direction counts as bulk: 8 MiB, so that
+/// short answers never pay for a pipe.
+const BULK: u64 = 512;
+
 /// One direction.
 pub(super) struct Half {
     from: Receive,
@@ -25,6 +32,10 @@ pub(super) struct Half {
     fin_passed: bool,
     /// Buffers to ask for next: few for small messages, as the kernel lays out for each receive what was asked for.
     ask: u16,
+    /// Buffers that came in large pieces, without a small one between them.
+    bulk: u64,
+    /// While the direction is bulk.
+    splice: Option<Box<Splice>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +70,16 @@ pub(super) struct Progress {
 
 impl Half {
     pub(super) fn new(from: Receive) -> Self {
-        Self { from, queue: Chain::default(), sending: None, flow: Flow::Open, fin_passed: false, ask: LEAST_ASK }
+        Self {
+            from,
+            queue: Chain::default(),
+            sending: None,
+            flow: Flow::Open,
+            fin_passed: false,
+            ask: LEAST_ASK,
+            bulk: 0,
+            splice: None,
+        }
     }
 
     pub(super) fn flow(&self) -> Flow {
@@ -68,11 +88,12 @@ impl Half {
 
     /// Whether bytes are queued or in flight.
     pub(super) fn is_pending(&self) -> bool {
-        self.sending.is_some() || !self.queue.is_empty()
+        self.is_sending() || !self.queue.is_empty()
     }
 
+    /// Whether bytes wait for `to` to take them.
     pub(super) fn is_sending(&self) -> bool {
-        self.sending.is_some()
+        self.sending.is_some() || self.splice.as_ref().is_some_and(|splice| splice.is_pending())
     }
 
     /// True once, when a FIN is to be passed on.
@@ -81,31 +102,78 @@ impl Half {
     }
 
     /// Moves what can be moved now. The error of a failed receive or send is given once, with the flow set.
-    pub(super) fn poll(&mut self, ring: &Ring, to: &Socket, context: &Context<'_>) -> (Progress, Option<io::Error>) {
+    pub(super) fn poll(
+        &mut self,
+        ring: &Ring,
+        from: &Socket,
+        to: &Socket,
+        context: &mut Context<'_>,
+    ) -> (Progress, Option<io::Error>) {
         let mut progress = Progress::default();
-        let mut failed = None;
         if self.flow.is_over() {
-            return (progress, failed);
+            return (progress, None);
         }
-        if let Some(send) = &mut self.sending {
-            let len = send.len();
-            if let Some(result) = send.finish(to, &mut self.queue) {
-                self.sending = None;
-                progress.count -= (len - *result.as_ref().unwrap_or(&0)) as i64;
-                if let Err(error) = result {
-                    self.flow = Flow::Refused;
-                    self.from.pause();
-                    ring.release(std::mem::take(&mut self.queue));
-                    return (progress, Some(error));
-                }
+        if let Err(error) = self.finish_send(to, &mut progress) {
+            self.flow = Flow::Refused;
+            self.from.pause();
+            ring.release(std::mem::take(&mut self.queue));
+            return (progress, Some(error));
+        }
+        let failed = match self.is_spliced(ring, from, to) {
+            true => self.poll_splice(from, to, context, &mut progress),
+            false => self.poll_copy(ring, to, context, &mut progress),
+        };
+        (progress, failed)
+    }
+
+    /// Whether the direction is bulk, and goes through a pipe; begins with that at a moment when nothing is queued, in
+    /// flight or asked for.
+    fn is_spliced(&mut self, ring: &Ring, from: &Socket, to: &Socket) -> bool {
+        if self.splice.is_none() && self.is_bulk() && !self.is_pending() && self.from.is_at_rest() {
+            // Not to be tried again for every piece where there is no pipe.
+            self.bulk = 0;
+            if from.can_splice() && to.can_splice() {
+                self.splice = ring.pipe().map(|pipe| Box::new(Splice::new(pipe)));
             }
         }
-        if let Err(error) = self.receive(ring, context, &mut progress) {
-            failed = Some(error);
+        self.splice.is_some()
+    }
+
+    fn poll_splice(
+        &mut self,
+        from: &Socket,
+        to: &Socket,
+        context: &mut Context<'_>,
+        progress: &mut Progress,
+    ) -> Option<io::Error> {
+        let (flow, error) = match self.splice.as_mut()?.poll(from, to, context, progress) {
+            Step::Waits => return None,
+            Step::Small => (Flow::Open, None),
+            Step::Ended => (Flow::Ended, None),
+            Step::Broken(error) => (Flow::Broken, Some(error)),
+            Step::Refused(error) => (Flow::Refused, Some(error)),
+        };
+        self.splice = None;
+        self.flow = flow;
+        if flow == Flow::Open {
+            // Copying goes on where splicing ended.
+            self.ask = LEAST_ASK;
+            context.waker().wake_by_ref();
         }
+        error
+    }
+
+    fn poll_copy(
+        &mut self,
+        ring: &Ring,
+        to: &Socket,
+        context: &Context<'_>,
+        progress: &mut Progress,
+    ) -> Option<io::Error> {
+        let failed = self.receive(ring, context, progress).err();
         if self.sending.is_none() && !self.queue.is_empty() {
             let send = to.send(&mut self.queue);
-            progress.count += send.len() as i64;
+            progress.count += send.bytes() as i64;
             self.sending = Some(send);
         }
         let idle = self.queue.is_empty();
@@ -117,7 +185,16 @@ impl Half {
             (None, Flow::Breaking) => self.flow = Flow::Broken,
             (None, _) => {}
         }
-        (progress, failed)
+        failed
+    }
+
+    fn finish_send(&mut self, to: &Socket, progress: &mut Progress) -> Result<(), io::Error> {
+        let Some(send) = &mut self.sending else { return Ok(()) };
+        let len = send.bytes();
+        let Some(result) = send.finish(to, &mut self.queue) else { return Ok(()) };
+        self.sending = None;
+        progress.count -= (len - *result.as_ref().unwrap_or(&0)) as i64;
+        result.map(drop)
     }
 
     /// Gives up what is in flight; gives the bytes that were counted and not sent, as a negative count.
@@ -127,20 +204,22 @@ impl Half {
             Some(Ok(sent)) => sent,
             Some(Err(_)) | None => 0,
         };
-        sent as i64 - send.len() as i64
+        sent as i64 - send.bytes() as i64
     }
 
     fn receive(&mut self, ring: &Ring, context: &Context<'_>, progress: &mut Progress) -> Result<(), io::Error> {
         while self.flow == Flow::Open {
             let (held, ask) = (self.held(), usize::from(self.ask));
-            match self.from.poll(context, || room(ring, held, ask)) {
+            // A direction that is to be spliced comes to rest first.
+            let rests = self.is_bulk();
+            match self.from.poll(context, || if rests { 0 } else { room(ring, held, ask) }) {
                 Poll::Pending => break,
                 Poll::Ready(Received::Data(chain)) => {
                     progress.received = true;
                     self.adapt(chain.count());
                     ring.append(&mut self.queue, chain);
                     // Where the kernel cannot cap a receive, or many small messages came, this is what stops it.
-                    if self.held() >= limit(ring) {
+                    if self.held() >= limit(ring) || self.is_bulk() {
                         self.from.pause();
                     }
                 }
@@ -154,8 +233,13 @@ impl Half {
         Ok(())
     }
 
+    fn is_bulk(&self) -> bool {
+        self.bulk >= BULK
+    }
+
     fn adapt(&mut self, received: usize) {
         let ask = usize::from(self.ask);
+        self.bulk = if received >= BULK_PIECE { self.bulk + received as u64 } else { 0 };
         if received * 2 >= ask && received > 1 {
             self.ask = (self.ask * 2).min(LARGEST_ASK);
         } else if received * 8 <= ask {

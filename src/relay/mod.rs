@@ -4,6 +4,7 @@
 //! is passed on as RST after what came before it. A side that does not read holds a bounded number of buffers.
 
 mod half;
+mod splice;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -132,13 +133,13 @@ impl Relay {
         upstream: &Socket,
         cut: &Cut,
         count: &impl Fn(Direction, i64),
-        context: &Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<(Reason, Option<Blame>)> {
         if let Poll::Ready((reason, blame)) = cut.poll(context) {
             return Poll::Ready((reason, Some(blame)));
         }
-        let (up, up_error) = self.up.poll(ring, upstream, context);
-        let (down, down_error) = self.down.poll(ring, client, context);
+        let (up, up_error) = self.up.poll(ring, client, upstream, context);
+        let (down, down_error) = self.down.poll(ring, upstream, client, context);
         if up.count != 0 {
             count(Direction::Up, up.count);
         }

@@ -286,7 +286,7 @@ impl Pool {
         let address = self.memory.at(usize::from(id) * self.size as usize) as u64;
         // SAFETY: `position` is below `capacity`, the number of entries in the mapping, which is page-aligned; the
         // kernel does not look at an entry before the tail has passed it, so nobody else refers to it now.
-        let entry = unsafe { &mut *self.entries.base.as_ptr().cast::<BufRingEntry>().add(usize::from(position)) };
+        let entry = unsafe { &mut *self.entry(position) };
         entry.set_addr(address);
         entry.set_len(self.size);
         entry.set_bid(id);
@@ -306,9 +306,14 @@ impl Pool {
         tail.store(self.tail, Ordering::Release);
     }
 
+    /// An entry of the buffer ring; inside the mapping for a position below `capacity`.
+    fn entry(&self, position: u16) -> *mut BufRingEntry {
+        self.entries.base.as_ptr().cast::<BufRingEntry>().wrapping_add(usize::from(position))
+    }
+
     fn entry_id(&self, position: u16) -> u16 {
         // SAFETY: `position` comes from `provide` or was reduced modulo `capacity`; the kernel only reads entries.
-        let entry = unsafe { &*self.entries.base.as_ptr().cast::<BufRingEntry>().add(usize::from(position)) };
+        let entry = unsafe { &*self.entry(position) };
         entry.bid()
     }
 }

@@ -12,6 +12,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::buffers::{Chain, Pool};
 use super::operation::Vector;
+use super::pipe::Pipes;
 use super::receive::First;
 use super::slots::{IGNORED, Operation, Owned, Slots, Token};
 use super::timer::Wheel;
@@ -31,8 +32,10 @@ pub(super) struct Core {
     pub(super) slots: ManuallyDrop<RefCell<Slots>>,
     pub(super) pool: ManuallyDrop<RefCell<Pool>>,
     pub(super) wheel: RefCell<Wheel>,
-    /// Spare memory of vectored sends.
+    /// Spare memory of vectored sends, each where the kernel was told it is.
+    #[expect(clippy::vec_box, reason = "a vector in flight must not move")]
     pub(super) vectors: RefCell<Vec<Box<Vector>>>,
+    pub(super) pipes: RefCell<Pipes>,
     /// Receives that found no buffer, oldest first.
     starved: RefCell<VecDeque<Token>>,
     reaped: RefCell<Vec<cqueue::Entry>>,
@@ -63,7 +66,7 @@ pub(super) enum Wait {
 
 impl Core {
     pub(super) fn new(options: &Options, features: Features) -> io::Result<Rc<Self>> {
-        let uring = setup(SUBMISSIONS, options.completions)?;
+        let uring = setup(SUBMISSIONS.min(options.completions), options.completions)?;
         let mut pool = Pool::new(options.buffer_size, options.buffers, options.max_buffers, GROUP)?;
         let (address, entries, group) = pool.registration();
         // SAFETY: the ring's memory belongs to `pool`, which `Drop` keeps for as long as the kernel may look at it.
@@ -75,6 +78,7 @@ impl Core {
             pool: ManuallyDrop::new(RefCell::new(pool)),
             wheel: RefCell::new(Wheel::new()),
             vectors: RefCell::default(),
+            pipes: RefCell::default(),
             starved: RefCell::default(),
             reaped: RefCell::new(Vec::with_capacity(COMPLETIONS_PER_TURN)),
             features,
@@ -346,9 +350,11 @@ impl Core {
         let fd = receive.descriptor.as_raw_fd();
         let credit = receive.credit;
         let first = std::mem::replace(&mut receive.first, First::Wait);
+        let features =
+            Features { multishot_recv: self.features.multishot_recv && !receive.single_shot, ..self.features };
         drop(slots);
         let pool = self.pool.borrow();
-        let entry = super::receive::entry(self.features, fd, pool.group(), credit, pool.buffer_size(), first);
+        let entry = super::receive::entry(features, fd, pool.group(), credit, pool.buffer_size(), first);
         drop(pool);
         // SAFETY: the slot owns the descriptor; the memory is the pool's.
         unsafe { self.push(entry, token) };

@@ -13,16 +13,20 @@ mod buffers;
 mod core;
 mod driver;
 mod operation;
+mod pipe;
 mod probe;
 mod receive;
 mod slots;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod timer;
 
 pub use accept::{Accept, Appetite};
 pub use buffers::{Chain, Counts};
 pub use driver::Pacing;
 pub use operation::Completion;
+pub use pipe::Pipe;
 pub use probe::{Unusable, probe};
 pub use receive::{First, Receive, Received};
 pub use socket::{Send, Socket};
@@ -80,7 +84,15 @@ impl Ring {
     /// Takes a connected or connecting socket into the ring.
     #[must_use]
     pub fn socket(&self, fd: OwnedFd) -> Socket {
-        Socket::new(&self.0, fd)
+        Socket::new(&self.0, fd, false)
+    }
+
+    /// Takes a unix socket into the ring. Its receives do not stay armed: from kernel 6.17 on, a multishot receive goes
+    /// by how many bytes are queued, which for a unix socket does not tell of a FIN; one that comes right behind bytes
+    /// is never reported.
+    #[must_use]
+    pub fn unix_socket(&self, fd: OwnedFd) -> Socket {
+        Socket::new(&self.0, fd, true)
     }
 
     /// The clock of this turn: time since the ring was made. Cheap; up to a turn old.
@@ -126,6 +138,12 @@ impl Ring {
     /// As read(2).
     pub async fn read_doorbell(&self, eventfd: &Rc<OwnedFd>) -> io::Result<()> {
         Completion(operation::start_read_word(&self.0, eventfd)).await.map(drop)
+    }
+
+    /// A pipe to splice through, where there is one left.
+    #[must_use]
+    pub fn pipe(&self) -> Option<Pipe> {
+        Pipe::take(&self.0)
     }
 
     /// Tells the driver that a task was woken by something else than the ring, so that it does not sleep now.

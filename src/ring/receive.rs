@@ -40,13 +40,14 @@ pub struct Receive {
 }
 
 impl Receive {
-    pub(super) fn new(core: &Rc<Core>, descriptor: &Descriptor, first: First) -> Self {
+    pub(super) fn new(core: &Rc<Core>, descriptor: &Descriptor, first: First, single_shot: bool) -> Self {
         let token = core.slots.borrow_mut().insert(Operation::Receive(ReceiveState {
             waker: None,
             descriptor: Rc::clone(descriptor),
             chain: Chain::default(),
             credit: 0,
             first,
+            single_shot,
             armed: false,
             pausing: false,
             starved: false,
@@ -88,6 +89,14 @@ impl Receive {
         let mut slots = self.core.slots.borrow_mut();
         let receive = slots.receive(self.token);
         receive.armed && !receive.pausing
+    }
+
+    /// Whether nothing was asked for, has arrived or has ended: the next byte is still in the socket.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        let mut slots = self.core.slots.borrow_mut();
+        let receive = slots.receive(self.token);
+        !receive.armed && !receive.starved && receive.chain.is_empty() && receive.ended.is_none()
     }
 
     /// Stops receiving until the next [`Receive::poll`] asks again. What is on its way still arrives.
@@ -163,10 +172,10 @@ fn set(mut entry: squeue::Entry, flags: u16, len: u32, total: u32) -> squeue::En
     const _: () = assert!(size_of::<squeue::Entry>() == 64 && align_of::<squeue::Entry>() >= 4);
     let base = (&raw mut entry).cast::<u8>();
     // SAFETY: an entry is the kernel's struct io_uring_sqe (repr(C), 64 bytes, aligned): a u16 lies there.
-    unsafe { base.add(IOPRIO).cast::<u16>().write(flags) };
+    unsafe { base.wrapping_add(IOPRIO).cast::<u16>().write(flags) };
     // SAFETY: likewise a u32.
-    unsafe { base.add(LEN).cast::<u32>().write(len) };
+    unsafe { base.wrapping_add(LEN).cast::<u32>().write(len) };
     // SAFETY: likewise a u32.
-    unsafe { base.add(OPTLEN).cast::<u32>().write(total) };
+    unsafe { base.wrapping_add(OPTLEN).cast::<u32>().write(total) };
     entry
 }

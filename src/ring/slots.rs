@@ -87,6 +87,8 @@ pub(super) struct ReceiveState {
     pub(super) credit: u32,
     /// What the next arming does first.
     pub(super) first: First,
+    /// Never stays armed.
+    pub(super) single_shot: bool,
     pub(super) armed: bool,
     /// A cancel is on its way.
     pub(super) pausing: bool,

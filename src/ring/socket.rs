@@ -2,17 +2,18 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::Context;
 use std::time::Duration;
 
-use socket2::{SockAddr, SockRef};
+use socket2::{Domain, SockAddr, SockRef};
 
 use super::accept::Accept;
 use super::buffers::Chain;
 use super::core::Core;
 use super::operation::{self, Completion, InFlight, SEND_BUFFERS};
+use super::pipe::set_nonblocking;
 use super::receive::{First, Receive};
 use super::slots::Descriptor;
 use crate::net::Delivery;
@@ -22,11 +23,13 @@ use crate::net::Delivery;
 pub struct Socket {
     core: Rc<Core>,
     descriptor: Descriptor,
+    /// Receives are armed anew each time.
+    single_shot: bool,
 }
 
 impl Socket {
-    pub(super) fn new(core: &Rc<Core>, fd: OwnedFd) -> Self {
-        Self { core: Rc::clone(core), descriptor: Rc::new(fd) }
+    pub(super) fn new(core: &Rc<Core>, fd: OwnedFd, single_shot: bool) -> Self {
+        Self { core: Rc::clone(core), descriptor: Rc::new(fd), single_shot }
     }
 
     /// For socket options.
@@ -48,7 +51,7 @@ impl Socket {
 
     #[must_use]
     pub fn receive(&self, first: First) -> Receive {
-        Receive::new(&self.core, &self.descriptor, first)
+        Receive::new(&self.core, &self.descriptor, first, self.single_shot)
     }
 
     /// Waits until poll(2) would report one of `events`, a mask of `POLL*`; gives what it reports.
@@ -68,6 +71,21 @@ impl Socket {
         let chain = self.core.pool.borrow_mut().split(queue, SEND_BUFFERS);
         let (buffers, len) = (chain.count() as u16, chain.len() as u32);
         Send { in_flight: operation::start_send(&self.core, &self.descriptor, chain), buffers, len }
+    }
+
+    /// Whether splice(2) can move bytes between this socket and a pipe without copying: TCP.
+    #[must_use]
+    pub fn can_splice(&self) -> bool {
+        self.options().domain().is_ok_and(|domain| domain != Domain::UNIX)
+    }
+
+    /// Makes a system call with O_NONBLOCK set on the socket. No operation is submitted meanwhile.
+    pub(super) fn without_blocking<T>(&self, call: impl FnOnce(RawFd) -> io::Result<T>) -> io::Result<T> {
+        let fd = self.descriptor.as_raw_fd();
+        set_nonblocking(fd, true)?;
+        let result = call(fd);
+        set_nonblocking(fd, false)?;
+        result
     }
 
     /// Sends FIN; receiving goes on. A peer that is gone already is no error.
@@ -104,7 +122,7 @@ impl Send {
 
     /// Bytes on their way.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.len as usize
     }
 
@@ -115,7 +133,7 @@ impl Send {
         let (result, owned) = self.in_flight.take()?;
         let mut chain = operation::sent(&socket.core, owned);
         if chain.is_empty() {
-            return Some(Ok(self.len()));
+            return Some(Ok(self.bytes()));
         }
         let mut pool = socket.core.pool.borrow_mut();
         Some(match operation::to_result(result) {

@@ -144,7 +144,10 @@ fn admit(shard: &Rc<Shard>, listening: &Listening, fd: OwnedFd) {
     match policy(&generation, listener, client) {
         Ok((permit, leases)) => {
             let session = Session::begin(shard, &generation, listener, client, leases);
-            let socket = shard.ring().socket(fd);
+            let socket = match client {
+                Client::Unix => shard.ring().unix_socket(fd),
+                Client::Ip(_) => shard.ring().socket(fd),
+            };
             glommio::spawn_local(conn::serve(session, permit, socket)).detach();
         }
         Err(reason) => reject(shard, &generation, listener, client, reason),

@@ -89,7 +89,10 @@ async fn connect(ring: &Ring, address: SockAddr, terms: Terms) -> Result<Socket,
         socket.set_tcp_nodelay(true)?;
         bind_source(&socket, &address, terms.source_address)?;
     }
-    let socket = ring.socket(socket.into());
+    let socket = match address.domain() {
+        Domain::UNIX => ring.unix_socket(socket.into()),
+        _ => ring.socket(socket.into()),
+    };
     match ring.timeout(terms.timeout, socket.connect(&address)).await {
         Some(Ok(_)) => Ok(socket),
         Some(Err(error)) => Err(error.into()),

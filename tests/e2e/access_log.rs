@@ -154,7 +154,6 @@ fn hostile_values_forge_neither_lines_nor_fields() {
         }
         // What arus says of it itself is one line, too.
         let printed = arus.log.lines();
-        assert!(printed.iter().all(|line| !line.to_string().contains("\\n2026 INFO forged") || line.is_object()));
         let strays: Vec<_> =
             printed.iter().filter(|line| line.as_str().is_some_and(|line| line.starts_with("2026 INFO"))).collect();
         assert_eq!(strays.len(), 0, "{strays:?}");
@@ -198,7 +197,7 @@ fn a_log_that_nobody_reads_holds_up_nobody_and_its_losses_are_counted() {
     eventually("lines were dropped", || {
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..500).for_each(|_| drop(Stream::connect(&web).discard())));
+                scope.spawn(|| (0..500).for_each(|_| assert_eq!(Stream::connect(&web).discard().0, 0)));
             }
         });
         (dropped() > 0).then_some(())

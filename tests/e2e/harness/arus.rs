@@ -16,6 +16,8 @@ use tempfile::TempDir;
 
 use super::{Address, Backend, DEADLINE, Log, Process, within};
 
+type Hook = Box<dyn FnOnce(&mut Command)>;
+
 /// How to start an arus.
 pub(crate) struct Setup {
     directory: TempDir,
@@ -27,7 +29,7 @@ pub(crate) struct Setup {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     descriptors: Option<u64>,
-    hook: Option<Box<dyn FnOnce(&mut Command)>>,
+    hook: Option<Hook>,
 }
 
 impl Setup {

@@ -156,8 +156,8 @@ fn a_bad_file_of_any_kind_changes_nothing_and_is_reported_with_its_places() {
             assert!(lines.iter().any(|line| line.starts_with(place)), "{kind}: no {place} in\n{said}");
         }
         // Here a place, and in the log as well.
-        let logged = arus.log.lines();
-        assert!(logged.iter().any(|line| line["message"].as_str().is_some_and(|line| line.starts_with(&places[0]))));
+        let is_it = |line: &Value| line["message"].as_str().is_some_and(|line| line.starts_with(&places[0]));
+        arus.log.wait(DEADLINE, "the error", |lines| lines.iter().any(is_it).then_some(()));
         assert_eq!(shape(&arus), before, "{kind}");
         eventually("nothing is left open", || (arus.process().descriptors() <= descriptors).then_some(()));
         assert_eq!(ask(&web).1, "a", "{kind}");

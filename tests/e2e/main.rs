@@ -5,7 +5,19 @@
 #![allow(clippy::unwrap_used)]
 
 mod harness;
+mod ops;
 
+mod access_log;
 mod backends;
+mod cli;
 mod clients;
+mod health;
+mod peers;
+mod queue;
 mod relay;
+mod reload;
+mod resolve;
+mod signals;
+mod startup;
+mod storm;
+mod watch;

@@ -20,7 +20,7 @@ struct Lines {
 }
 
 impl Log {
-    pub(super) fn follow(source: impl Read + Send + 'static) -> Self {
+    pub(crate) fn follow(source: impl Read + Send + 'static) -> Self {
         let log = Self::default();
         let writer = log.clone();
         std::thread::spawn(move || {
@@ -67,6 +67,15 @@ impl Log {
     pub(crate) fn message(&self, part: &str) -> Value {
         let says = |line: &&Value| line["message"].as_str().is_some_and(|message| message.contains(part));
         self.wait(DEADLINE, &format!("the message {part:?}"), |lines| lines.iter().find(says).cloned())
+    }
+
+    /// Waits until the process has closed its log; gives all lines.
+    pub(crate) fn to_the_end(&self) -> Vec<Value> {
+        let (lines, changed) = &*self.0;
+        let lines = lines.lock().unwrap();
+        let (lines, late) = changed.wait_timeout_while(lines, DEADLINE, |lines| !lines.ended).unwrap();
+        assert!(!late.timed_out(), "the log does not end");
+        lines.lines.clone()
     }
 
     /// The lines of the access log so far.

@@ -17,6 +17,8 @@ const SHARE_OF_IDLE: usize = 8;
 const LEAST_ASK: u16 = 2;
 const LARGEST_ASK: u16 = 2 * SEND_BUFFERS as u16;
 
+/// Sends after which a socket counts as busy.
+const BUSY: u8 = 32;
 /// Buffers of a large piece.
 const BULK_PIECE: usize = 4;
 /// Buffers that came in large pieces without a small one between, after which a direction counts as bulk: 8 MiB, so that
@@ -35,6 +37,8 @@ pub(super) struct Half {
     ask: u16,
     /// Buffers that came in large pieces, without a small one between them.
     bulk: u64,
+    /// Sends so far, up to as many as a byte counts.
+    sends: u8,
     /// While the direction is bulk.
     splice: Option<Box<Splice>>,
 }
@@ -80,6 +84,7 @@ impl Half {
             fin_passed: false,
             ask: LEAST_ASK,
             bulk: 0,
+            sends: 0,
             splice: None,
         }
     }
@@ -174,6 +179,10 @@ impl Half {
     ) -> Option<io::Error> {
         let failed = self.receive(ring, context, progress).err();
         if self.sending.is_none() && !self.queue.is_empty() {
+            self.sends = self.sends.saturating_add(1);
+            if self.sends == BUSY {
+                to.pin();
+            }
             let send = to.send(&mut self.queue);
             progress.count += send.bytes() as i64;
             self.sending = Some(send);

@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use io_uring::{opcode, types};
 
 use super::core::Core;
-use super::slots::{AcceptState, Descriptor, Operation, Token, register};
+use super::descriptor::Descriptor;
+use super::slots::{AcceptState, Operation, Token, register};
 
 /// The accept queue of a listening socket, armed once (multishot accept, kernel 5.19) for as long as it is polled.
 pub struct Accept {

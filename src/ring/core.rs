@@ -4,13 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::buffers::{Chain, Pool};
+use super::descriptor::Pins;
 use super::missed::Doubts;
 use super::operation::Vector;
 use super::pipe::Pipes;
@@ -37,6 +38,7 @@ pub(super) struct Core {
     #[expect(clippy::vec_box, reason = "a vector in flight must not move")]
     pub(super) vectors: RefCell<Vec<Box<Vector>>>,
     pub(super) pipes: RefCell<Pipes>,
+    pub(super) pins: Pins,
     /// Receives that found no buffer, oldest first.
     starved: RefCell<VecDeque<Token>>,
     pub(super) doubts: Doubts,
@@ -74,7 +76,9 @@ impl Core {
         // SAFETY: the ring's memory belongs to `pool`, which `Drop` keeps for as long as the kernel may look at it.
         unsafe { uring.submitter().register_buf_ring_with_flags(address, entries, group, 0) }?;
         pool.grow();
+        let pins = Pins::new(&uring);
         Ok(Rc::new(Self {
+            pins,
             uring: ManuallyDrop::new(RefCell::new(uring)),
             slots: ManuallyDrop::default(),
             pool: ManuallyDrop::new(RefCell::new(pool)),
@@ -364,6 +368,11 @@ impl Core {
         drop(pool);
         // SAFETY: the slot owns the descriptor; the memory is the pool's.
         unsafe { self.push(entry, token) };
+    }
+
+    /// Puts a descriptor, or -1 for none, into the ring's file table (IORING_REGISTER_FILES_UPDATE).
+    pub(super) fn update_file_table(&self, index: u32, fd: RawFd) -> io::Result<()> {
+        self.uring.borrow().submitter().register_files_update(index, &[fd]).map(drop)
     }
 
     /// Keeps the pool as large as it is needed: it grows when few buffers are left, or when receives wait for one and

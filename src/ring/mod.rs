@@ -11,6 +11,7 @@
 mod accept;
 mod buffers;
 mod core;
+mod descriptor;
 mod driver;
 mod missed;
 mod operation;
@@ -41,6 +42,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use self::core::Core;
+use self::descriptor::{Descriptor, File};
 
 /// Most buffers that one vectored send takes.
 pub const SEND_BUFFERS: usize = operation::SEND_BUFFERS;
@@ -133,12 +135,10 @@ impl Ring {
         .await
     }
 
-    /// Waits until another thread adds to the eventfd, and takes its count.
-    ///
-    /// # Errors
-    /// As read(2).
-    pub async fn read_doorbell(&self, eventfd: &Rc<OwnedFd>) -> io::Result<()> {
-        Completion(operation::start_read_word(&self.0, eventfd)).await.map(drop)
+    /// Takes an eventfd into the ring.
+    #[must_use]
+    pub fn doorbell(&self, eventfd: OwnedFd) -> Doorbell {
+        Doorbell { core: Rc::clone(&self.0), eventfd: File::new(&self.0, eventfd) }
     }
 
     /// A pipe to splice through, where there is one left.
@@ -201,6 +201,22 @@ impl Ring {
     fn tick_after(&self, after: Duration) -> u64 {
         let deadline = self.0.now().saturating_add(after);
         u64::try_from(deadline.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX / 2)
+    }
+}
+
+/// An eventfd by which other threads wake the shard.
+pub struct Doorbell {
+    core: Rc<Core>,
+    eventfd: Descriptor,
+}
+
+impl Doorbell {
+    /// Waits until another thread has added to the eventfd, and takes its count.
+    ///
+    /// # Errors
+    /// As read(2).
+    pub async fn rung(&self) -> io::Result<()> {
+        Completion(operation::start_read_word(&self.core, &self.eventfd)).await.map(drop)
     }
 }
 

@@ -13,7 +13,8 @@ use socket2::SockAddr;
 
 use super::buffers::Chain;
 use super::core::Core;
-use super::slots::{Descriptor, Operation, Owned, Single, Token, register};
+use super::descriptor::Descriptor;
+use super::slots::{Operation, Owned, Single, Token, register};
 
 /// Buffers of one vectored send. The kernel copies up to 8 iovecs without an allocation; 32 buffers of 16 KiB are what
 /// one direction may have queued, twice.
@@ -121,21 +122,21 @@ impl Drop for InFlight {
 
 /// Sends a chain of buffers, all of it unless the peer fails.
 pub(super) fn start_send(core: &Rc<Core>, descriptor: &Descriptor, chain: Chain) -> InFlight {
-    let fd = types::Fd(descriptor.as_raw_fd());
+    let fd = types::Fd(descriptor.target());
     let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
     debug_assert!(chain.count() <= SEND_BUFFERS && !chain.is_empty());
     let pool = core.pool.borrow();
     if chain.count() == 1 {
         let (base, len) = pool.pieces(&chain).next().unwrap_or((std::ptr::null_mut(), 0));
         drop(pool);
-        let entry = opcode::Send::new(fd, base, len as u32).flags(flags).build();
+        let entry = descriptor.aim(opcode::Send::new(fd, base, len as u32).flags(flags).build());
         // SAFETY: the buffer is the pool's, and `chain` keeps it from being provided again.
         return unsafe { InFlight::start(core, descriptor, Owned::Buffer(chain), entry) };
     }
     let mut vector = core.vectors.borrow_mut().pop().unwrap_or_else(Vector::new);
     let header = vector.fill(pool.pieces(&chain));
     drop(pool);
-    let entry = opcode::SendMsg::new(fd, header).flags(flags as u32).build();
+    let entry = descriptor.aim(opcode::SendMsg::new(fd, header).flags(flags as u32).build());
     // SAFETY: header and vector lie in the box that the slot owns; the buffers are the pool's, kept by `chain`.
     unsafe { InFlight::start(core, descriptor, Owned::Vector(chain, vector), entry) }
 }

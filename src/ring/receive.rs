@@ -10,7 +10,8 @@ use io_uring::{opcode, squeue, types};
 use super::Features;
 use super::buffers::Chain;
 use super::core::Core;
-use super::slots::{Descriptor, Operation, ReceiveState, Token, register};
+use super::descriptor::Descriptor;
+use super::slots::{Operation, ReceiveState, Token, register};
 
 /// What [`Receive::poll`] brings.
 #[derive(Debug)]

@@ -3,17 +3,14 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::task::{Context, Waker};
 
 use socket2::SockAddr;
 
 use super::buffers::Chain;
+use super::descriptor::Descriptor;
 use super::operation::Vector;
 use super::receive::First;
-
-/// A descriptor that operations share; closed when the last of them and its owner have let go.
-pub(super) type Descriptor = Rc<OwnedFd>;
 
 const NIL: u32 = u32::MAX;
 
@@ -187,10 +184,13 @@ pub(super) fn register(waker: &mut Option<Waker>, context: &Context<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::rc::Rc;
 
     #[test]
     fn a_late_completion_finds_nothing() {
-        let descriptor: Descriptor = Rc::new(crate::net::eventfd().expect("eventfd"));
+        let core =
+            crate::ring::Core::new(&crate::ring::tests::TINY, crate::ring::probe().expect("io_uring")).expect("a ring");
+        let descriptor = crate::ring::File::new(&core, crate::net::eventfd().expect("eventfd"));
         let single = || {
             Operation::Single(Single {
                 waker: None,

@@ -12,10 +12,10 @@ use socket2::{Domain, SockAddr, SockRef};
 use super::accept::Accept;
 use super::buffers::Chain;
 use super::core::Core;
+use super::descriptor::{Descriptor, File};
 use super::operation::{self, Completion, InFlight, SEND_BUFFERS};
 use super::pipe::set_nonblocking;
 use super::receive::{First, Receive};
-use super::slots::Descriptor;
 use crate::net::Delivery;
 
 /// A socket. Closed when it and all its operations are gone.
@@ -29,7 +29,7 @@ pub struct Socket {
 
 impl Socket {
     pub(super) fn new(core: &Rc<Core>, fd: OwnedFd, single_shot: bool) -> Self {
-        Self { core: Rc::clone(core), descriptor: Rc::new(fd), single_shot }
+        Self { core: Rc::clone(core), descriptor: File::new(core, fd), single_shot }
     }
 
     /// For socket options.
@@ -98,6 +98,11 @@ impl Socket {
     #[must_use]
     pub fn delivery(&self) -> Delivery {
         crate::net::delivery(self.descriptor.as_fd())
+    }
+
+    /// Spares the operations on this socket some of their cost; for one that has shown to be busy.
+    pub fn pin(&self) {
+        self.descriptor.pin();
     }
 
     /// Makes the close of this socket a reset (RST) instead of a FIN; what was not sent is dropped.

@@ -20,7 +20,7 @@ use crate::stats::counters::ShardStats;
 /// Whatever takes longer never ends.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-const TINY: Options = Options { buffer_size: 1024, buffers: 8, max_buffers: 8, completions: 64 };
+pub(super) const TINY: Options = Options { buffer_size: 1024, buffers: 8, max_buffers: 8, completions: 64 };
 
 /// What this kernel has, and less and less of it.
 fn paths() -> Vec<Features> {

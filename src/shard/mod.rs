@@ -193,12 +193,12 @@ impl Shard {
 
     /// Takes commands for as long as the shard lives.
     async fn obey(self: Rc<Self>, inbox: Inbox) {
-        let doorbell = Rc::new(match inbox.doorbell.try_clone() {
+        let doorbell = self.ring.doorbell(match inbox.doorbell.try_clone() {
             Ok(doorbell) => doorbell,
             Err(error) => return self.fail(&error),
         });
         loop {
-            if let Err(error) = self.ring.read_doorbell(&doorbell).await {
+            if let Err(error) = doorbell.rung().await {
                 return self.fail(&error);
             }
             self.obey_all(&inbox.commands);

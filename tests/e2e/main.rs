@@ -8,4 +8,6 @@ mod harness;
 
 mod backends;
 mod clients;
+mod control;
+mod pressure;
 mod relay;

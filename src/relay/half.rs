@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use super::splice::{Splice, Step};
 use crate::limits::QUEUED_BYTES_PER_DIRECTION;
-use crate::ring::{Chain, Receive, Received, Ring, SEND_BUFFERS, Send, Socket};
+use crate::ring::{Ask, Chain, Receive, Received, Ring, SEND_BUFFERS, Send, Socket};
 
 /// A direction receives while it holds less than one part in so many of the buffers that can still be had by growth: as
 /// slow readers become many, each may hold less, and there is always something left for the others.
@@ -27,12 +27,13 @@ const BULK: u64 = 512;
 
 /// One direction.
 pub(super) struct Half {
+    ring: Ring,
     from: Receive,
     queue: Chain,
     sending: Option<Send>,
     flow: Flow,
     fin_passed: bool,
-    /// Buffers to ask for next: few for small messages, as the kernel lays out for each receive what was asked for.
+    /// Buffers to ask for at once: few for small messages.
     ask: u16,
     /// Buffers that came in large pieces, without a small one between them.
     bulk: u64,
@@ -73,8 +74,9 @@ pub(super) struct Progress {
 }
 
 impl Half {
-    pub(super) fn new(from: Receive) -> Self {
+    pub(super) fn new(ring: &Ring, from: Receive) -> Self {
         Self {
+            ring: ring.clone(),
             from,
             queue: Chain::default(),
             sending: None,
@@ -221,7 +223,7 @@ impl Half {
             let (held, ask) = (self.held(), usize::from(self.ask));
             // A direction that is to be spliced comes to rest first.
             let rests = self.is_bulk();
-            match self.from.poll(context, || if rests { 0 } else { room(ring, held, ask) }) {
+            match self.from.poll(context, || if rests { Ask::default() } else { what_to_ask(ring, held, ask) }) {
                 Poll::Pending => break,
                 Poll::Ready(Received::Data(chain)) => {
                     progress.received = true;
@@ -261,6 +263,13 @@ impl Half {
     }
 }
 
+/// Whatever ended the relay: what is queued and not on its way goes back to the pool.
+impl Drop for Half {
+    fn drop(&mut self) {
+        self.ring.release(std::mem::take(&mut self.queue));
+    }
+}
+
 /// Buffers that a direction may hold now.
 fn limit(ring: &Ring) -> usize {
     let most = (QUEUED_BYTES_PER_DIRECTION / ring.buffer_size()).max(2);
@@ -268,8 +277,13 @@ fn limit(ring: &Ring) -> usize {
     fair.max((ring.buffers_idle() / SHARE_OF_IDLE).min(usize::from(LARGEST_ASK)))
 }
 
-/// Bytes to ask for: none while more than half of what may be held is held, so that asking is worth its cost.
-fn room(ring: &Ring, held: usize, ask: usize) -> usize {
+/// What to ask for, `ask` buffers at once: nothing while more than half of what may be held is held, so that asking is
+/// worth its cost.
+fn what_to_ask(ring: &Ring, held: usize, ask: usize) -> Ask {
     let limit = limit(ring);
-    if held * 2 > limit { 0 } else { (limit - held).min(ask) * ring.buffer_size() }
+    if held * 2 > limit {
+        return Ask::default();
+    }
+    let size = ring.buffer_size();
+    Ask { total: ((limit - held) * size) as u32, at_once: (ask * size) as u32 }
 }

@@ -93,8 +93,8 @@ pub async fn run(
     count: impl Fn(Direction, i64),
 ) -> Tally {
     let mut relay = Relay {
-        up: Half::new(client.receive(First::Try)),
-        down: Half::new(upstream.receive(First::Wait)),
+        up: Half::new(ring, client.receive(First::Try)),
+        down: Half::new(ring, upstream.receive(First::Wait)),
         first_byte: None,
         fault: None,
         deadline: Deadline::new(ring, terms),

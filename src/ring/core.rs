@@ -12,10 +12,11 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::buffers::{Chain, Pool};
 use super::descriptor::Pins;
+use super::missed::Doubts;
 use super::operation::Vector;
 use super::pipe::Pipes;
 use super::receive::First;
-use super::slots::{IGNORED, Operation, Owned, Slots, Token};
+use super::slots::{ALARM, IGNORED, Operation, Owned, Slots, Token};
 use super::timer::Wheel;
 use super::{Features, Options};
 
@@ -40,7 +41,11 @@ pub(super) struct Core {
     pub(super) pins: Pins,
     /// Receives that found no buffer, oldest first.
     starved: RefCell<VecDeque<Token>>,
+    pub(super) doubts: Doubts,
     reaped: RefCell<Vec<cqueue::Entry>>,
+    /// The tick for which the kernel's one timer is set.
+    alarm: Cell<Option<u64>>,
+    alarm_after: Cell<types::Timespec>,
     pub(super) features: Features,
     epoch: Instant,
     now: Cell<Duration>,
@@ -62,7 +67,6 @@ pub(super) struct Counters {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
     No,
-    AtMost(Duration),
     Forever,
 }
 
@@ -84,7 +88,10 @@ impl Core {
             vectors: RefCell::default(),
             pipes: RefCell::default(),
             starved: RefCell::default(),
+            doubts: Doubts::default(),
             reaped: RefCell::new(Vec::with_capacity(COMPLETIONS_PER_TURN)),
+            alarm: Cell::default(),
+            alarm_after: Cell::default(),
             features,
             epoch: Instant::now(),
             now: Cell::default(),
@@ -159,6 +166,27 @@ impl Core {
         unsafe { self.push_entry(&entry) };
     }
 
+    /// Sees to it that the thread wakes at `tick`, which lies `after` from now, or earlier. A timer that stays in the
+    /// kernel costs a wait nothing; deadlines are mostly far away and seldom the next.
+    pub(super) fn set_alarm(&self, tick: u64, after: Duration) {
+        let set = self.alarm.get();
+        if set.is_some_and(|set| set <= tick) {
+            return;
+        }
+        self.alarm.set(Some(tick));
+        self.alarm_after.set(types::Timespec::from(after));
+        let entry = match set {
+            None => opcode::Timeout::new(self.alarm_after.as_ptr()).build().user_data(ALARM),
+            // One that has fired meanwhile has its completion on the way, and is set anew then.
+            Some(_) => opcode::TimeoutUpdate::new(ALARM, self.alarm_after.as_ptr())
+                .build()
+                .flags(squeue::Flags::SKIP_SUCCESS)
+                .user_data(IGNORED),
+        };
+        // SAFETY: the kernel copies the time when it takes the entry, at the next `enter`; it lies in the `Rc` of this core.
+        unsafe { self.push_entry(&entry) };
+    }
+
     /// Submits what was pushed, and waits. Returns whether there is anything to reap.
     pub(super) fn enter(&self, wait: Wait) -> io::Result<bool> {
         let mut uring = self.uring.borrow_mut();
@@ -166,10 +194,6 @@ impl Core {
             // `want` of 0 runs deferred work only where the kernel says that there is some.
             Wait::No => uring.submit(),
             Wait::Forever => uring.submit_and_wait(1),
-            Wait::AtMost(timeout) => {
-                let timespec = types::Timespec::from(timeout);
-                uring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&timespec))
-            }
         };
         match result {
             Ok(_) => {}
@@ -210,8 +234,10 @@ impl Core {
     }
 
     fn complete(&self, completion: &cqueue::Entry) {
-        if completion.user_data() == IGNORED {
-            return;
+        match completion.user_data() {
+            IGNORED => return,
+            ALARM => return self.alarm.set(None),
+            _ => {}
         }
         let token = Token::from_user_data(completion.user_data());
         let (result, flags) = (completion.result(), completion.flags());
@@ -240,8 +266,10 @@ impl Core {
                 let mut pool = self.pool.borrow_mut();
                 if let (1.., Some(first)) = (result, cqueue::buffer_select(flags)) {
                     let received = pool.taken(first, result as u32);
-                    receive.credit = receive.credit.saturating_sub(result as u32);
                     pool.append(&mut receive.chain, received);
+                    if !last {
+                        self.doubts.note(token, receive, self.now.get());
+                    }
                 }
                 if last {
                     receive.armed = false;
@@ -346,19 +374,19 @@ impl Core {
         }
     }
 
-    /// Arms a receive for what its credit allows.
+    /// Arms a receive for what was asked.
     pub(super) fn arm_receive(&self, token: Token) {
         let mut slots = self.slots.borrow_mut();
         let receive = slots.receive(token);
         receive.armed = true;
         let fd = receive.descriptor.as_raw_fd();
-        let credit = receive.credit;
+        let ask = receive.ask;
         let first = std::mem::replace(&mut receive.first, First::Wait);
         let features =
             Features { multishot_recv: self.features.multishot_recv && !receive.single_shot, ..self.features };
         drop(slots);
         let pool = self.pool.borrow();
-        let entry = super::receive::entry(features, fd, pool.group(), credit, pool.buffer_size(), first);
+        let entry = super::receive::entry(features, fd, pool.group(), ask, pool.buffer_size(), first);
         drop(pool);
         // SAFETY: the slot owns the descriptor; the memory is the pool's.
         unsafe { self.push(entry, token) };

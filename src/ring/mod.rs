@@ -13,6 +13,7 @@ mod buffers;
 mod core;
 mod descriptor;
 mod driver;
+mod missed;
 mod operation;
 mod pipe;
 mod probe;
@@ -29,7 +30,7 @@ pub use driver::Pacing;
 pub use operation::Completion;
 pub use pipe::Pipe;
 pub use probe::{Unusable, probe};
-pub use receive::{First, Receive, Received};
+pub use receive::{Ask, First, Receive, Received};
 pub use socket::{Send, Socket};
 
 use std::future::poll_fn;

@@ -24,6 +24,15 @@ pub enum Received {
     Failed(io::Error),
 }
 
+/// How much to receive, in bytes.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Ask {
+    /// Until the taker asks again; 0 asks for nothing.
+    pub total: u32,
+    /// By one readiness of the socket. The kernel lays out as many buffers for each, so little is cheap.
+    pub at_once: u32,
+}
+
 /// What an armed receive does first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum First {
@@ -46,22 +55,22 @@ impl Receive {
             waker: None,
             descriptor: Rc::clone(descriptor),
             chain: Chain::default(),
-            credit: 0,
+            ask: Ask::default(),
             first,
             single_shot,
             armed: false,
             pausing: false,
             starved: false,
             orphan: false,
+            in_doubt: false,
             ended: None,
         }));
         Self { core: Rc::clone(core), token }
     }
 
-    /// What has arrived. Where nothing has and no earlier asking stands, `room` says how many bytes to ask for; 0 asks
-    /// for nothing. What was asked for is a bound on what arrives where the kernel can cap receives (6.17); else the
-    /// taker calls [`Receive::pause`] when it has enough.
-    pub fn poll(&mut self, context: &Context<'_>, room: impl FnOnce() -> usize) -> Poll<Received> {
+    /// What has arrived. Where nothing has and no earlier asking stands, `ask` says how much to ask for. That is a bound on
+    /// what arrives where the kernel can cap receives (6.17); else the taker calls [`Receive::pause`] when it has enough.
+    pub fn poll(&mut self, context: &Context<'_>, ask: impl FnOnce() -> Ask) -> Poll<Received> {
         self.core.note_activity();
         let mut slots = self.core.slots.borrow_mut();
         let receive = slots.receive(self.token);
@@ -75,8 +84,8 @@ impl Receive {
         }
         register(&mut receive.waker, context);
         if !receive.armed && !receive.starved {
-            receive.credit = room() as u32;
-            if receive.credit > 0 {
+            receive.ask = ask();
+            if receive.ask.total > 0 {
                 drop(slots);
                 self.core.arm_receive(self.token);
             }
@@ -131,12 +140,12 @@ impl Drop for Receive {
     }
 }
 
-/// The receive for `credit` bytes, as the kernel can do it best.
+/// The receive for what was asked, as the kernel can do it best.
 pub(super) fn entry(
     features: Features,
     fd: RawFd,
     group: u16,
-    credit: u32,
+    ask: Ask,
     buffer_size: u32,
     first: First,
 ) -> squeue::Entry {
@@ -148,13 +157,12 @@ pub(super) fn entry(
     let mut how = if first == First::Wait { IORING_RECVSEND_POLL_FIRST } else { 0 };
     how |= if multishot { IORING_RECV_MULTISHOT } else { 0 };
     how |= if bundles { IORING_RECVSEND_BUNDLE } else { 0 };
-    // What one readiness may bring: all that was asked for, or one buffer.
-    let len = if bundles { credit } else { credit.min(buffer_size) };
+    let at_once = if bundles { ask.at_once } else { ask.at_once.min(buffer_size) }.min(ask.total);
     match (multishot, receive_caps) {
-        (true, true) => set(entry, how, len, credit),
+        (true, true) => set(entry, how, at_once, ask.total),
         // Before kernel 6.16 a multishot receive takes no length.
         (true, false) => set(entry, how, 0, 0),
-        (false, _) => set(entry, how, len, 0),
+        (false, _) => set(entry, how, at_once, 0),
     }
 }
 

@@ -60,11 +60,13 @@ fn on_ring<T: 'static, F: Future<Output = T> + 'static>(
     })
 }
 
-/// Reads to the end; gives every byte.
+/// Reads to the end; gives every byte. A reset is an end.
 async fn read_all(ring: &Ring, receive: &mut Receive) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {
-        match poll_fn(|context| receive.poll(context, || 4 * ring.buffer_size())).await {
+        let size = 4 * ring.buffer_size() as u32;
+        let ask = Ask { total: size, at_once: size };
+        match poll_fn(|context| receive.poll(context, || ask)).await {
             Received::Data(chain) => {
                 for (base, len) in ring.0.pool.borrow().pieces(&chain) {
                     // SAFETY: the piece is a filled part of a buffer that `chain` holds.
@@ -73,6 +75,7 @@ async fn read_all(ring: &Ring, receive: &mut Receive) -> Vec<u8> {
                 ring.release(chain);
             }
             Received::End => return bytes,
+            Received::Failed(error) if error.raw_os_error() == Some(libc::ECONNRESET) => return bytes,
             Received::Failed(error) => panic!("{error}"),
         }
     }
@@ -132,5 +135,48 @@ fn a_fin_behind_much_is_seen() {
                 }
             });
         }
+    }
+}
+
+#[test]
+fn a_reset_right_behind_the_bytes_is_seen() {
+    for features in paths() {
+        on_ring(Options { buffer_size: 4096, ..TINY }, features, move |ring| async move {
+            for round in 0..200 {
+                let (mut peer, fd) = pair(false);
+                let socket = ring.socket(fd);
+                let mut receive = socket.receive(if round % 2 == 0 { First::Try } else { First::Wait });
+                let read = read_all(&ring, &mut receive);
+                let mut read = std::pin::pin!(read);
+                assert!(ring.timeout(Duration::from_millis(1), read.as_mut()).await.is_none());
+                peer.write_all(&[7; 500]).unwrap();
+                peer.set_linger(Some(Duration::ZERO)).unwrap();
+                drop(peer);
+                let read = ring.timeout(Duration::from_secs(5), read).await;
+                assert_eq!(read.map(|bytes| bytes.len()), Some(500), "{features:?} round {round}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_reset_behind_much_is_seen() {
+    for features in paths() {
+        on_ring(Options { buffer_size: 16384, buffers: 64, ..TINY }, features, move |ring| async move {
+            for round in 0..60 {
+                let (mut peer, fd) = pair(false);
+                let socket = ring.socket(fd);
+                let mut receive = socket.receive(First::Wait);
+                let writer = std::thread::spawn(move || {
+                    for _ in 0..1 + round {
+                        peer.write_all(&[7; 65536]).unwrap();
+                    }
+                    peer.set_linger(Some(Duration::ZERO)).unwrap();
+                });
+                let read = ring.timeout(Duration::from_secs(5), read_all(&ring, &mut receive)).await;
+                assert!(read.is_some(), "{features:?} round {round}");
+                writer.join().unwrap();
+            }
+        });
     }
 }

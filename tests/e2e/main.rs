@@ -8,7 +8,9 @@ mod harness;
 mod ops;
 
 mod access_log;
+mod backends;
 mod cli;
+mod clients;
 mod health;
 mod peers;
 mod queue;

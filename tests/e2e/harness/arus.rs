@@ -268,6 +268,35 @@ impl Arus {
         shards.map(|shard| shard.pointer(pointer).and_then(Value::as_u64).expect("a number")).sum()
     }
 
+    /// Open descriptors, once everything that begins after `ready` has begun.
+    pub(crate) fn descriptors(&self) -> usize {
+        super::eventually("the configuration is watched", || self.process().has_inotify().then_some(()));
+        self.process().descriptors()
+    }
+
+    /// Waits until it has no more than so many descriptors; the control socket's connections may need some for a while.
+    pub(crate) fn wait_descriptors(&self, most: usize) {
+        let mut seen = 0;
+        let deadline = std::time::Instant::now() + DEADLINE;
+        while std::time::Instant::now() < deadline {
+            seen = self.process().descriptors();
+            if seen <= most {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{seen} descriptors, and {most} at the beginning: {:?}", self.process().tcp_states());
+    }
+
+    /// Waits until every buffer is back in its pool.
+    pub(crate) fn wait_buffers_whole(&self) {
+        let deadline = std::time::Instant::now() + DEADLINE;
+        while self.shard_sum("/buffers/free") != self.shard_sum("/buffers/total") {
+            assert!(std::time::Instant::now() < deadline, "not all buffers are free: {:#}", self.status()["shards"]);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Refused connections of a listener, by reason.
     pub(crate) fn rejected(&self, listener: &str) -> HashMap<String, u64> {
         let status = self.status();

@@ -208,3 +208,42 @@ pub(crate) mod behaviour {
         }
     }
 }
+
+/// Somebody whose accept queue is full: who connects hears nothing.
+pub(crate) struct Hanging {
+    listener: Socket,
+    /// What fills the queue.
+    fillers: Vec<Stream>,
+}
+
+impl Hanging {
+    pub(crate) fn new() -> Self {
+        let listener = bound(&Address::parse("127.0.0.1:0"));
+        listener.listen(1).unwrap();
+        let mut hanging = Self { listener, fillers: Vec::new() };
+        let address = SockAddr::from(hanging.address().ip());
+        // Until the kernel drops the SYN.
+        loop {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            match socket.connect_timeout(&address, std::time::Duration::from_millis(200)) {
+                Ok(()) => hanging.fillers.push(Stream::new(socket)),
+                Err(_) => return hanging,
+            }
+        }
+    }
+
+    pub(crate) fn address(&self) -> Address {
+        Address::Ip(self.listener.local_addr().unwrap().as_socket().unwrap())
+    }
+
+    /// Empties the queue, and waits for the connection of somebody else.
+    pub(crate) fn accept_another(&mut self) -> Stream {
+        let own: Vec<_> = self.fillers.drain(..).map(|filler| filler.local()).collect();
+        loop {
+            let (socket, peer) = self.listener.accept().unwrap();
+            if !own.contains(&peer.as_socket().unwrap()) {
+                return Stream::new(socket);
+            }
+        }
+    }
+}

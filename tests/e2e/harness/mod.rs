@@ -23,14 +23,14 @@ mod stream;
 use std::time::{Duration, Instant};
 
 pub(crate) use arus::{Arus, Setup};
-pub(crate) use backend::{Backend, Closed, behaviour};
+pub(crate) use backend::{Backend, Closed, Hanging, behaviour};
 pub(crate) use bytes::{Random, pattern};
 pub(crate) use log::Log;
 pub(crate) use procfs::Process;
 pub(crate) use stream::{Address, End, Stream};
 
 /// For whatever must happen: a loaded machine with debug builds takes its time, and only a failure waits so long.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Looks every few milliseconds until `probe` gives something; panics with `what` after [`DEADLINE`].
 pub(crate) fn eventually<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {

@@ -18,6 +18,13 @@ impl Process {
         fs::read_dir(&path).unwrap_or_else(|error| panic!("{path}: {error}")).count()
     }
 
+    /// Whether it watches files.
+    pub(crate) fn has_inotify(self) -> bool {
+        let entries = fs::read_dir(format!("/proc/{}/fd", self.0)).expect("descriptors");
+        let mut links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        links.any(|link| link.to_string_lossy().contains("inotify"))
+    }
+
     /// Resident memory in bytes.
     pub(crate) fn resident(self) -> u64 {
         let status = self.read("status");

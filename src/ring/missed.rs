@@ -1,0 +1,80 @@
+//! Ends of streams that the kernel does not report.
+//!
+//! A multishot receive may miss a RST or FIN that comes while it takes bytes: wake-ups that come together count as one,
+//! and what is queued behind them tells of bytes only (seen with kernel 6.18, TCP resets and FINs of unix sockets). It
+//! then waits for ever. So a receive that brought bytes and stays armed is in doubt until its socket was looked at
+//! once more, [`LOOK_AFTER`] later at most: one poll(2) for all of them. By the time that a completion is seen, the
+//! kernel waits again and misses nothing that comes from then on; a socket that was looked at once is beyond doubt until
+//! its next bytes.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use super::core::Core;
+use super::slots::{Operation, ReceiveState, Token};
+
+/// Longest time for which a missed end goes unnoticed.
+const LOOK_AFTER: Duration = Duration::from_millis(100);
+
+/// The receives in doubt.
+#[derive(Default)]
+pub(super) struct Doubts {
+    receives: RefCell<Vec<Token>>,
+    look_at: Cell<Duration>,
+}
+
+impl Doubts {
+    /// Notes that `receive` brought bytes and stays armed.
+    pub(super) fn note(&self, token: Token, receive: &mut ReceiveState, now: Duration) {
+        if std::mem::replace(&mut receive.in_doubt, true) {
+            return;
+        }
+        let mut receives = self.receives.borrow_mut();
+        if receives.is_empty() {
+            self.look_at.set(now + LOOK_AFTER);
+        }
+        receives.push(token);
+    }
+
+    /// When to look, while there are some.
+    pub(super) fn look_at(&self) -> Option<Duration> {
+        (!self.receives.borrow().is_empty()).then_some(self.look_at.get())
+    }
+}
+
+impl Core {
+    /// Looks at the receives in doubt when it is time, and wakes those whose stream has ended.
+    pub(super) fn look_for_missed_ends(&self) {
+        if self.doubts.look_at().is_none_or(|look_at| look_at.as_millis() > self.now().as_millis()) {
+            return;
+        }
+        let mut tokens = self.doubts.receives.take();
+        let mut polls = Vec::with_capacity(tokens.len());
+        let mut slots = self.slots.borrow_mut();
+        tokens.retain(|token| {
+            let Some(Operation::Receive(receive)) = slots.get(*token) else { return false };
+            receive.in_doubt = false;
+            let stays = receive.armed && !receive.pausing && !receive.orphan;
+            if stays {
+                let fd = receive.descriptor.as_raw_fd();
+                polls.push(libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 });
+            }
+            stays
+        });
+        // SAFETY: `polls` is an array of so many pollfd, which lives over the call; the call does not wait.
+        let found = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, 0) };
+        if found <= 0 {
+            return;
+        }
+        let mut ended = Vec::new();
+        for (token, poll) in tokens.into_iter().zip(&polls).filter(|(_, poll)| poll.revents != 0) {
+            debug_assert!(poll.revents & libc::POLLNVAL == 0);
+            slots.receive(token).pausing = true;
+            ended.push(token);
+        }
+        drop(slots);
+        // Armed anew, it looks at the socket first.
+        ended.into_iter().for_each(|token| self.cancel(token));
+    }
+}

@@ -231,3 +231,32 @@ fn switched_off_and_on_by_a_reload() {
     arus.session_of(source);
     configure(&arus, "");
 }
+
+#[test]
+fn a_stderr_that_nobody_reads_holds_up_nobody() {
+    let a = tagged("a");
+    let directory = tempfile::tempdir().unwrap();
+    let socket = format!("unix:{}/web.sock", directory.path().display());
+    let config = directory.path().join("proxy.toml");
+    let text = format!("[engine]\nshards = 2\npin = false\nstate_dir = \"{}/state\"\n", directory.path().display())
+        + &upstream("app", &[&a], "")
+        + &listener("web", &socket, "app", "");
+    std::fs::write(&config, text).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_arus"));
+    command.arg("--config").arg(&config).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let web = crate::harness::Address::parse(&socket);
+    eventually("it listens", || Stream::try_connect(&web).ok());
+    // Some 300 bytes a line; the pipe takes 64 KiB.
+    for seed in 0..600 {
+        check_echo(&mut ask(&web).0, seed);
+    }
+    let config = config.to_str().unwrap();
+    for _ in 0..3 {
+        assert!(crate::ops::arus_command(&["reload", "--config", config]).status.success());
+    }
+    check_echo(&mut ask(&web).0, 1);
+    assert!(crate::ops::arus_command(&["drain", "--config", config]).status.success());
+    let status = eventually("arus ends", || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+}

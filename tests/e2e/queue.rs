@@ -114,3 +114,53 @@ fn a_backend_that_a_reload_adds_is_there_for_new_connections_while_others_wait()
     drop(on_a);
     assert_eq!(read_tag(&mut waiter), "a");
 }
+
+/// Upstreams whose first backend is full and the second out of use, with five that wait.
+struct Crowd {
+    arus: Arus,
+    full: Backend,
+    spare: Backend,
+    _live: Stream,
+    waiters: Vec<Stream>,
+}
+
+impl Crowd {
+    fn gather(limit: u32) -> Self {
+        let (full, spare) = (tagged("full"), tagged("spare"));
+        let arus = Setup::new(Self::body(&[&full, &spare], limit)).start();
+        assert_eq!(Self::order(&arus, "drain", &spare), 200);
+        let (live, tag) = ask(&arus.address("web"));
+        assert_eq!(tag, "full");
+        let waiters = (0..5).map(|_| Stream::connect(&arus.address("web"))).collect();
+        await_waiting(&arus, 5);
+        Self { arus, full, spare, _live: live, waiters }
+    }
+
+    fn body(backends: &[&Backend], limit: u32) -> String {
+        let keys = format!("max_connections_per_backend = {limit}\nqueue = {{ size = 9, timeout = \"100s\" }}");
+        upstream("app", backends, &keys) + &listener("web", "127.0.0.1:0", "app", "")
+    }
+
+    fn order(arus: &Arus, order: &str, backend: &Backend) -> u16 {
+        arus.request("POST", &format!("/api/v1/upstreams/app/backends/{}/{order}", backend.address())).0
+    }
+}
+
+#[test]
+fn a_backend_that_comes_back_takes_one_who_waits() {
+    let crowd = Crowd::gather(1);
+    assert_eq!(Crowd::order(&crowd.arus, "up", &crowd.spare), 200);
+    await_waiting(&crowd.arus, 4);
+    eventually("the spare one serves", || (crowd.spare.accepted() == 1).then_some(()));
+}
+
+#[test]
+fn a_raised_limit_takes_all_who_wait() {
+    let mut crowd = Crowd::gather(1);
+    crate::ops::configure(&crowd.arus, &Crowd::body(&[&crowd.full, &crowd.spare], 6));
+    crate::ops::reload(&crowd.arus).unwrap();
+    for stream in &mut crowd.waiters {
+        assert_eq!(read_tag(stream), "full");
+    }
+    await_waiting(&crowd.arus, 0);
+}

@@ -248,3 +248,38 @@ fn thousands_of_live_connections_neither_slow_a_reload_nor_notice_it() {
     assert_eq!(arus.active(), LIVE as u64);
     drop(live);
 }
+
+#[test]
+fn requests_that_come_together_are_all_answered() {
+    let a = tagged("a");
+    let arus = Setup::new(upstream("app", &[&a], "") + &listener("web", "127.0.0.1:0", "app", "")).start();
+    std::thread::scope(|scope| {
+        for _ in 0..24 {
+            scope.spawn(|| assert_eq!(arus.request("POST", "/api/v1/reload").0, 200));
+        }
+    });
+    assert!((2..=25).contains(&generation(&arus)), "{}", generation(&arus));
+    assert_eq!(ask(&arus.address("web")).1, "a");
+}
+
+#[test]
+fn a_reload_that_would_need_too_many_descriptors_is_refused_whole() {
+    let a = tagged("a");
+    let body = upstream("app", &[&a], "") + &listener("web", "127.0.0.1:0", "app", "");
+    let arus = Setup::new(&body).descriptors(450).start();
+    let web = arus.address("web");
+    drop(ask(&web));
+    let descriptors = arus.process().descriptors();
+    // A stretch of ports; each needs a socket per shard.
+    let many = listener("many", "127.3.0.1:20000-20399", "app", "");
+    for _ in 0..3 {
+        configure(&arus, &(body.clone() + &many));
+        let refused = reload(&arus).unwrap_err();
+        assert!(refused.contains("listener `many`") && refused.contains("ulimit -n"), "{refused}");
+        eventually("nothing is left open", || (arus.process().descriptors() <= descriptors).then_some(()));
+        assert_eq!((ask(&web).1.as_str(), generation(&arus)), ("a", 1));
+    }
+    let line = change(&arus, &(body + &listener("few", "127.3.0.1:20000-20009", "app", "")));
+    assert_eq!(counts(&line), [10, 1, 0]);
+    assert!(addresses(&arus, "few").iter().all(|few| ask(few).1 == "a"));
+}

@@ -273,3 +273,51 @@ fn without_a_file_the_built_in_example_runs_and_says_so() {
     assert!(answer.starts_with("hello client 127.0.0.1:") && answer.ends_with("\r\n"), "{output:?}");
     assert!(home.path().join(".local/state/arus/control.sock").exists());
 }
+
+#[test]
+fn whatever_else_cannot_be_had_is_one_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let cases = [
+        (
+            simple().also("[admin]\nsocket = \"/nonexistent/x.sock\""),
+            "control socket /nonexistent/x.sock cannot be made",
+        ),
+        (
+            simple().log("format = \"json\"\naccess = \"/nonexistent/a.log\""),
+            "access log /nonexistent/a.log cannot be opened",
+        ),
+        (simple().also(&format!("[demo]\nhello = \"{taken}\"")), "[demo] hello"),
+        (Setup::to("unix:/nonexistent/x.sock", &["127.0.0.1:9".into()], "", ""), "its directory does not exist"),
+        (Setup::to("192.0.2.77:80", &["127.0.0.1:9".into()], "", ""), "no interface of this machine has this address"),
+    ];
+    for (setup, part) in cases {
+        let error = refusal(setup);
+        assert!(error.contains(part), "no {part:?} in {error:?}");
+    }
+    if is_root() {
+        let error = refusal(simple().engine("user = \"no-such-user\""));
+        assert!(error.contains("user `no-such-user` does not exist"), "{error}");
+    }
+}
+
+#[test]
+fn a_socket_file_that_was_left_behind_is_taken_over_and_a_live_one_is_not() {
+    let a = tagged("a");
+    let directory = tempfile::tempdir().unwrap();
+    let listen = format!("unix:{}/web.sock", directory.path().display());
+    let setup = || Setup::one(&listen, &[&a]);
+    let mut first = setup().start();
+    let web = first.address("web");
+    let error = refusal(setup());
+    assert!(error.contains("listener `web`") && error.contains("cannot be bound"), "{error}");
+    assert_eq!(ask(&web).1, "a", "the live one was not disturbed");
+    first.signal(nix::sys::signal::Signal::SIGKILL);
+    first.wait_exit(DEADLINE);
+    assert!(directory.path().join("web.sock").exists());
+    let mut second = setup().start();
+    assert_eq!(ask(&web).1, "a");
+    second.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(second.wait_exit(DEADLINE).code(), Some(0));
+    assert!(!directory.path().join("web.sock").exists());
+}

@@ -116,3 +116,15 @@ fn the_same_content_again_is_no_change() {
     scene.await_tag(1);
     assert_eq!(generation(&scene.arus), 2);
 }
+
+#[test]
+fn a_file_that_goes_and_comes_back_is_taken_up() {
+    let scene = Scene::new(|_| ());
+    let text = scene.text(1);
+    fs::remove_file(scene.arus.config()).unwrap();
+    let refused = crate::ops::reload(&scene.arus).unwrap_err();
+    assert!(refused.contains("proxy.toml:1:1: ") && refused.contains("nothing was changed"), "{refused}");
+    assert_eq!(ask(&scene.web).1, "a");
+    fs::write(scene.arus.config(), text).unwrap();
+    scene.await_tag(1);
+}

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::{Address, Backend, DEADLINE, Log, Process, within};
 
-type Hook = Box<dyn FnOnce(&mut Command)>;
+type Hook = Box<dyn FnOnce(&mut Command) + Send + Sync>;
 
 /// How to start an arus.
 pub(crate) struct Setup {
@@ -107,7 +107,7 @@ impl Setup {
     }
 
     /// Does something to the command before it is started.
-    pub(crate) fn hook(mut self, hook: impl FnOnce(&mut Command) + 'static) -> Self {
+    pub(crate) fn hook(mut self, hook: impl FnOnce(&mut Command) + Send + Sync + 'static) -> Self {
         self.hook = Some(Box::new(hook));
         self
     }

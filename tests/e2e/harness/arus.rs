@@ -241,6 +241,14 @@ impl Arus {
         panic!("{seen} descriptors, and {most} at the beginning: {:?}", self.process().tcp_states());
     }
 
+    /// Waits until it holds no more than so many TCP connections, in whatever state.
+    pub(crate) fn wait_connections(&self, most: usize) {
+        super::eventually("its connections have ended", || {
+            let states = self.process().tcp_states();
+            (states.iter().filter(|state| *state != "LISTEN").count() <= most).then_some(())
+        });
+    }
+
     /// Waits until every buffer is back in its pool.
     pub(crate) fn wait_buffers_whole(&self) {
         let deadline = std::time::Instant::now() + DEADLINE;

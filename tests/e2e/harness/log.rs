@@ -74,6 +74,21 @@ impl Log {
         self.wait(DEADLINE, &format!("the message {part:?}"), |lines| lines.iter().find(says).cloned())
     }
 
+    /// Waits for a line with this message, or for the end of the process; whether it came.
+    pub(crate) fn try_message(&self, part: &str) -> bool {
+        let deadline = Instant::now() + DEADLINE;
+        let mut lines = self.0.0.lock().unwrap();
+        loop {
+            if lines.lines.iter().any(|line| line["message"].as_str().is_some_and(|message| message.contains(part))) {
+                return true;
+            }
+            if lines.ended || Instant::now() > deadline {
+                return false;
+            }
+            lines = self.0.1.wait_timeout(lines, Duration::from_millis(100)).unwrap().0;
+        }
+    }
+
     /// The lines of the access log so far.
     pub(crate) fn access(&self) -> Vec<Value> {
         self.lines().into_iter().filter(is_access).collect()

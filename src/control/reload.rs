@@ -1,19 +1,21 @@
 //! Reloading: load and prepare beside the running configuration, then commit. Whatever fails before the commit changes
 //! nothing; the commit cannot fail.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::answers::{answers, apply};
-use super::handle::{ReloadRefused, Request};
+use super::handle::{Bound, ReloadRefused, Request, View};
 use super::launch::render;
 use super::prepare::{Prepared, prepare};
 use super::supervisor::{Loaded, Supervisor};
 use super::systemd;
 use crate::config::diff;
 use crate::config::plan::Plan;
-use crate::types::Generation;
+use crate::shard::command::BindId;
+use crate::types::{Endpoint, Generation, Name};
 
 type Answer = oneshot::Sender<Result<Generation, ReloadRefused>>;
 
@@ -101,7 +103,9 @@ impl Supervisor {
             tracing::error!("{error} to the new configuration");
         }
         self.in_force = in_force;
+        let view_before = self.control.view();
         self.control.set_view(self.in_force.view(&snapshot, false));
+        say_moved(&view_before, &self.control.view());
         self.checks.follow(&snapshot);
         self.recorder.reopen(&snapshot.plan.log);
         (self.relog)(&snapshot.plan.log);
@@ -118,6 +122,23 @@ impl Supervisor {
             "reloaded"
         );
         snapshot.generation
+    }
+}
+
+/// Says where arus listens that it did not, and where it does no more.
+fn say_moved(before: &View, after: &View) {
+    // An address may have moved to another listener.
+    fn binds(view: &View) -> impl Iterator<Item = (BindId, &Name, &Endpoint)> {
+        let name = |bound: &Bound| &view.snapshot.plan.listeners[usize::from(bound.listener.0)].name;
+        view.binds.iter().map(move |bound| (bound.id, name(bound), &bound.address))
+    }
+    let old: HashSet<_> = binds(before).collect();
+    let new: HashSet<_> = binds(after).collect();
+    for (_, listener, address) in binds(before).filter(|bind| !new.contains(bind)) {
+        tracing::info!(%listener, %address, "listening no more");
+    }
+    for (_, listener, address) in binds(after).filter(|bind| !old.contains(bind)) {
+        tracing::info!(%listener, %address, "listening");
     }
 }
 

@@ -32,7 +32,7 @@ use super::watch::{Content, Watch};
 use crate::config;
 use crate::config::plan::{Engine, Log, Plan};
 use crate::shard;
-use crate::shard::command::{Event, Handover, Mailbox};
+use crate::shard::command::{Command, Event, Handover, Mailbox};
 use crate::stats::counters::ShardStats;
 use crate::stats::summary::Summary;
 use crate::types::ShardId;
@@ -274,17 +274,25 @@ impl Supervisor {
                 Err(vec![failed(shard, &why)])
             }
             Event::Ejected(backend) => {
-                self.log_ejected(backend);
+                self.note_ejected(backend);
                 Ok(())
             }
         }
     }
 
-    fn log_ejected(&self, backend: BackendId) {
-        let view = self.control.view();
-        let states = view.snapshot.upstreams.iter().flat_map(|upstream| &upstream.backends);
-        if let Some(state) = states.into_iter().find(|state| state.id == backend) {
+    /// Logs it; and when its time is over, whoever waits in a queue may go there.
+    fn note_ejected(&self, backend: BackendId) {
+        let snapshot = &self.control.view().snapshot;
+        for (plan, upstream) in snapshot.plan.upstreams.iter().zip(&snapshot.upstreams) {
+            let Some(state) = upstream.backends.iter().find(|state| state.id == backend) else { continue };
             tracing::warn!(upstream = %state.upstream, backend = %state.address, "backend ejected after failed connects");
+            if let Some(outlier) = plan.outlier {
+                let shards = Arc::clone(&self.shards);
+                tokio::spawn(async move {
+                    tokio::time::sleep(outlier.eject).await;
+                    shards.iter().for_each(|shard| shard.hint(Command::SlotFreed(backend)));
+                });
+            }
         }
     }
 

@@ -5,6 +5,7 @@ pub mod listen;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 /// An eventfd(2), counting from 0, that blocks nobody.
 ///
@@ -100,4 +101,13 @@ pub fn rlimit_nofile() -> Option<u32> {
     // SAFETY: the kernel writes one rlimit, which lives over the call.
     let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
     (result == 0).then(|| u32::try_from(limit.rlim_cur).unwrap_or(u32::MAX))
+}
+
+/// CPU time that the calling thread has used (CLOCK_THREAD_CPUTIME_ID).
+#[must_use]
+pub fn thread_cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec, which lives over the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

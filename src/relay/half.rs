@@ -4,19 +4,18 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::splice::{Splice, Step};
-use crate::limits::QUEUED_BYTES_PER_DIRECTION;
-use crate::ring::{Chain, Receive, Received, Ring, SEND_BUFFERS, Send, Socket};
+use crate::limits::{QUEUED_BYTES_PER_DIRECTION, QUEUED_BYTES_UNDER_PRESSURE};
+use crate::ring::{Ask, Chain, Receive, Received, Ring, SEND_BUFFERS, Send, Socket};
 
-/// A direction receives while it holds less than one part in so many of the buffers that can still be had by growth: as
-/// slow readers become many, each may hold less, and there is always something left for the others.
-const SHARE_OF_AVAILABLE: usize = 16;
-/// Beyond that it may use one part in so many of the buffers that lie idle: the fewer and larger the moves, the fewer
-/// times the peers are woken, and those buffers are there anyway.
+/// A direction may hold one part in so many of the buffers that lie idle, within its bounds: the fewer and larger the
+/// moves, the fewer times the peers are woken, and those buffers are there anyway.
 const SHARE_OF_IDLE: usize = 8;
+/// And never more than one part in so many of those that can still be had by growth: as slow readers become many, each
+/// may hold less, and there is always something left for the others.
+const SHARE_OF_AVAILABLE: usize = 16;
 /// Buffers that a direction asks for to begin with. An ask doubles when it is used up at once, and shrinks again.
 const LEAST_ASK: u16 = 2;
-const LARGEST_ASK: u16 = 2 * SEND_BUFFERS as u16;
-
+const LARGEST_ASK: u16 = SEND_BUFFERS as u16;
 /// Sends after which a socket counts as busy.
 const BUSY: u8 = 32;
 /// Buffers of a large piece.
@@ -33,7 +32,7 @@ pub(super) struct Half {
     sending: Option<Send>,
     flow: Flow,
     fin_passed: bool,
-    /// Buffers to ask for next: few for small messages, as the kernel lays out for each receive what was asked for.
+    /// Buffers to ask for at once: few for small messages.
     ask: u16,
     /// Buffers that came in large pieces, without a small one between them.
     bulk: u64,
@@ -223,7 +222,7 @@ impl Half {
             let (held, ask) = (self.held(), usize::from(self.ask));
             // A direction that is to be spliced comes to rest first.
             let rests = self.is_bulk();
-            match self.from.poll(context, || if rests { 0 } else { room(ring, held, ask) }) {
+            match self.from.poll(context, || if rests { Ask::default() } else { what_to_ask(ring, held, ask) }) {
                 Poll::Pending => break,
                 Poll::Ready(Received::Data(chain)) => {
                     progress.received = true;
@@ -272,13 +271,22 @@ impl Drop for Half {
 
 /// Buffers that a direction may hold now.
 fn limit(ring: &Ring) -> usize {
-    let most = (QUEUED_BYTES_PER_DIRECTION / ring.buffer_size()).max(2);
-    let fair = (ring.buffers_available() / SHARE_OF_AVAILABLE).clamp(1, most);
-    fair.max((ring.buffers_idle() / SHARE_OF_IDLE).min(usize::from(LARGEST_ASK)))
+    let buffers = |bytes: usize| (bytes / ring.buffer_size()).max(2);
+    let (least, most) = (buffers(QUEUED_BYTES_UNDER_PRESSURE), buffers(QUEUED_BYTES_PER_DIRECTION));
+    let wanted = match ring.has_grown() {
+        true => least,
+        false => (ring.buffers_idle() / SHARE_OF_IDLE).clamp(least, most),
+    };
+    wanted.min(ring.buffers_available() / SHARE_OF_AVAILABLE).max(1)
 }
 
-/// Bytes to ask for: none while more than half of what may be held is held, so that asking is worth its cost.
-fn room(ring: &Ring, held: usize, ask: usize) -> usize {
+/// What to ask for, `ask` buffers at once: nothing while more than half of what may be held is held, so that asking is
+/// worth its cost.
+fn what_to_ask(ring: &Ring, held: usize, ask: usize) -> Ask {
     let limit = limit(ring);
-    if held * 2 > limit { 0 } else { (limit - held).min(ask) * ring.buffer_size() }
+    if held * 2 > limit {
+        return Ask::default();
+    }
+    let size = ring.buffer_size();
+    Ask { total: ((limit - held) * size) as u32, at_once: (ask * size) as u32 }
 }

@@ -4,19 +4,19 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
-use super::buffers::{Chain, Pool};
+use super::buffers::Pool;
+use super::chain::Chain;
 use super::descriptor::Pins;
 use super::missed::Doubts;
 use super::operation::Vector;
 use super::pipe::Pipes;
-use super::receive::First;
-use super::slots::{IGNORED, Operation, Owned, Slots, Token};
+use super::slots::{ALARM, IGNORED, Operation, Owned, Slots, Token};
 use super::timer::Wheel;
 use super::{Features, Options};
 
@@ -40,9 +40,12 @@ pub(super) struct Core {
     pub(super) pipes: RefCell<Pipes>,
     pub(super) pins: Pins,
     /// Receives that found no buffer, oldest first.
-    starved: RefCell<VecDeque<Token>>,
+    pub(super) starved: RefCell<VecDeque<Token>>,
     pub(super) doubts: Doubts,
     reaped: RefCell<Vec<cqueue::Entry>>,
+    /// The tick for which the kernel's one timer is set.
+    alarm: Cell<Option<u64>>,
+    alarm_after: Cell<types::Timespec>,
     pub(super) features: Features,
     epoch: Instant,
     now: Cell<Duration>,
@@ -64,7 +67,6 @@ pub(super) struct Counters {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
     No,
-    AtMost(Duration),
     Forever,
 }
 
@@ -88,6 +90,8 @@ impl Core {
             starved: RefCell::default(),
             doubts: Doubts::default(),
             reaped: RefCell::new(Vec::with_capacity(COMPLETIONS_PER_TURN)),
+            alarm: Cell::default(),
+            alarm_after: Cell::default(),
             features,
             epoch: Instant::now(),
             now: Cell::default(),
@@ -162,6 +166,27 @@ impl Core {
         unsafe { self.push_entry(&entry) };
     }
 
+    /// Sees to it that the thread wakes at `tick`, which lies `after` from now, or earlier. A timer that stays in the
+    /// kernel costs a wait nothing; deadlines are mostly far away and seldom the next.
+    pub(super) fn set_alarm(&self, tick: u64, after: Duration) {
+        let set = self.alarm.get();
+        if set.is_some_and(|set| set <= tick) {
+            return;
+        }
+        self.alarm.set(Some(tick));
+        self.alarm_after.set(types::Timespec::from(after));
+        let entry = match set {
+            None => opcode::Timeout::new(self.alarm_after.as_ptr()).build().user_data(ALARM),
+            // One that has fired meanwhile has its completion on the way, and is set anew then.
+            Some(_) => opcode::TimeoutUpdate::new(ALARM, self.alarm_after.as_ptr())
+                .build()
+                .flags(squeue::Flags::SKIP_SUCCESS)
+                .user_data(IGNORED),
+        };
+        // SAFETY: the kernel copies the time when it takes the entry, at the next `enter`; it lies in the `Rc` of this core.
+        unsafe { self.push_entry(&entry) };
+    }
+
     /// Submits what was pushed, and waits. Returns whether there is anything to reap.
     pub(super) fn enter(&self, wait: Wait) -> io::Result<bool> {
         let mut uring = self.uring.borrow_mut();
@@ -169,10 +194,6 @@ impl Core {
             // `want` of 0 runs deferred work only where the kernel says that there is some.
             Wait::No => uring.submit(),
             Wait::Forever => uring.submit_and_wait(1),
-            Wait::AtMost(timeout) => {
-                let timespec = types::Timespec::from(timeout);
-                uring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&timespec))
-            }
         };
         match result {
             Ok(_) => {}
@@ -213,8 +234,10 @@ impl Core {
     }
 
     fn complete(&self, completion: &cqueue::Entry) {
-        if completion.user_data() == IGNORED {
-            return;
+        match completion.user_data() {
+            IGNORED => return,
+            ALARM => return self.alarm.set(None),
+            _ => {}
         }
         let token = Token::from_user_data(completion.user_data());
         let (result, flags) = (completion.result(), completion.flags());
@@ -243,7 +266,6 @@ impl Core {
                 let mut pool = self.pool.borrow_mut();
                 if let (1.., Some(first)) = (result, cqueue::buffer_select(flags)) {
                     let received = pool.taken(first, result as u32);
-                    receive.credit = receive.credit.saturating_sub(result as u32);
                     pool.append(&mut receive.chain, received);
                     if !last {
                         self.doubts.note(token, receive, self.now.get());
@@ -328,46 +350,6 @@ impl Core {
         if vectors.len() < 64 {
             vectors.push(vector);
         }
-    }
-
-    /// Lets receives that found no buffer try again, one for each buffer that is there now.
-    fn feed_starved(&self) {
-        let mut starved = self.starved.borrow_mut();
-        if starved.is_empty() {
-            return;
-        }
-        let free = self.pool.borrow().counts().free as usize;
-        let count = starved.len().min(free);
-        let fed: Vec<Token> = starved.drain(..count).collect();
-        drop(starved);
-        for token in fed {
-            let mut slots = self.slots.borrow_mut();
-            if let Some(Operation::Receive(receive)) = slots.get(token) {
-                receive.starved = false;
-                if !receive.armed && !receive.orphan {
-                    drop(slots);
-                    self.arm_receive(token);
-                }
-            }
-        }
-    }
-
-    /// Arms a receive for what its credit allows.
-    pub(super) fn arm_receive(&self, token: Token) {
-        let mut slots = self.slots.borrow_mut();
-        let receive = slots.receive(token);
-        receive.armed = true;
-        let fd = receive.descriptor.as_raw_fd();
-        let credit = receive.credit;
-        let first = std::mem::replace(&mut receive.first, First::Wait);
-        let features =
-            Features { multishot_recv: self.features.multishot_recv && !receive.single_shot, ..self.features };
-        drop(slots);
-        let pool = self.pool.borrow();
-        let entry = super::receive::entry(features, fd, pool.group(), credit, pool.buffer_size(), first);
-        drop(pool);
-        // SAFETY: the slot owns the descriptor; the memory is the pool's.
-        unsafe { self.push(entry, token) };
     }
 
     /// Puts a descriptor, or -1 for none, into the ring's file table (IORING_REGISTER_FILES_UPDATE).

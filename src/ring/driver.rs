@@ -18,6 +18,10 @@ use crate::stats::counters::{ShardStats, add};
 const ROUNDS_PER_TURN: u32 = 8;
 /// A shard that slept so long gives memory back when next it wakes.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
+/// Between two looks at the CPU time that the thread has used, while it is not idle.
+const CPU_LOOK: Duration = Duration::from_millis(100);
+/// Between two looks at whether the pool could be smaller.
+const POOL_LOOK: Duration = Duration::from_secs(5);
 /// Spinning looks at the clock after so many looks at the ring.
 const SPINS_PER_LOOK: u32 = 64;
 
@@ -34,29 +38,32 @@ impl Ring {
     /// As io_uring_enter(2), for errors that no retry can mend.
     pub async fn drive(&self, stats: &ShardStats, mut turn: impl FnMut() -> ControlFlow<(), Pacing>) -> io::Result<()> {
         let core = &*self.0;
-        let mut mark = Instant::now();
+        let (mut looked_at_cpu, mut looked_at_pool) = (Duration::ZERO, Duration::ZERO);
         loop {
             let more_to_run = self.run_tasks().await;
             let ControlFlow::Continue(pacing) = turn() else { return Ok(()) };
             core.tend_pool();
             self.report(stats);
+            if core.now() - looked_at_cpu >= CPU_LOOK {
+                looked_at_cpu = core.now();
+                report_cpu(stats, core.epoch());
+            }
+            if core.now() - looked_at_pool >= POOL_LOOK {
+                looked_at_pool = core.now();
+                core.pool.borrow_mut().shrink();
+            }
 
             let wait = if more_to_run { Wait::No } else { self.wait() };
             if wait == Wait::No {
                 core.enter(Wait::No)?;
             } else if !self.spin(pacing.busy_poll)? {
-                let before = Instant::now();
                 core.enter(wait)?;
-                let after = Instant::now();
-                let slept = after - before;
-                add(&stats.busy_ns, (before - mark).as_nanos() as u64);
-                add(&stats.idle_ns, slept.as_nanos() as u64);
-                mark = after;
-                if slept > TRIM_AFTER {
-                    core.pool.borrow_mut().trim();
-                }
             }
+            let before = core.now();
             core.update_clock();
+            if core.now() - before > TRIM_AFTER {
+                core.pool.borrow_mut().trim();
+            }
             core.reap();
             core.wheel.borrow_mut().advance(core.now().as_millis() as u64);
             core.look_for_missed_ends();
@@ -82,7 +89,10 @@ impl Ring {
         match timer.into_iter().chain(self.0.doubts.look_at()).min() {
             None => Wait::Forever,
             Some(at) if at.as_millis() <= now.as_millis() => Wait::No,
-            Some(at) => Wait::AtMost(at.saturating_sub(now)),
+            Some(at) => {
+                self.0.set_alarm(at.as_millis() as u64, at.saturating_sub(now));
+                Wait::Forever
+            }
         }
     }
 
@@ -127,4 +137,12 @@ impl Ring {
         stats.cq_overflows.store(self.0.counters.overflows.get(), Relaxed);
         add(&stats.turns, 1);
     }
+}
+
+/// Busy is what the thread has used of its CPU, in the kernel too; idle is the rest of its time.
+fn report_cpu(stats: &ShardStats, epoch: Instant) {
+    use std::sync::atomic::Ordering::Relaxed;
+    let (busy, lived) = (crate::net::thread_cpu_time(), epoch.elapsed());
+    stats.busy_ns.store(busy.as_nanos() as u64, Relaxed);
+    stats.idle_ns.store(lived.saturating_sub(busy).as_nanos() as u64, Relaxed);
 }

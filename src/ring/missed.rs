@@ -46,7 +46,7 @@ impl Doubts {
 impl Core {
     /// Looks at the receives in doubt when it is time, and wakes those whose stream has ended.
     pub(super) fn look_for_missed_ends(&self) {
-        if !self.doubts.look_at().is_some_and(|look_at| look_at.as_millis() <= self.now().as_millis()) {
+        if self.doubts.look_at().is_none_or(|look_at| look_at.as_millis() > self.now().as_millis()) {
             return;
         }
         let mut tokens = self.doubts.receives.take();

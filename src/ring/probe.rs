@@ -9,7 +9,7 @@ use io_uring::IoUring;
 use super::Features;
 use super::buffers::Pool;
 use super::core::setup;
-use super::receive::{self, First};
+use super::receive::{self, Ask, First};
 
 /// Why the engine cannot run here: one line that says what is wrong and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,8 +88,9 @@ fn receive_in_order(features: Features) -> io::Result<bool> {
         writer.write_all(&text)?;
         let mut got = Vec::new();
         while got.len() < text.len() {
-            let credit = (text.len() - got.len()) as u32;
-            let entry = receive::entry(features, reader.as_raw_fd(), group, credit, SIZE, First::Try).user_data(1);
+            let left = (text.len() - got.len()) as u32;
+            let ask = Ask { total: left, at_once: left };
+            let entry = receive::entry(features, reader.as_raw_fd(), group, ask, SIZE, First::Try).user_data(1);
             if !receive_once(&mut uring, &mut pool, &entry, text.len(), &mut got)? {
                 return Ok(false);
             }
@@ -100,7 +101,9 @@ fn receive_in_order(features: Features) -> io::Result<bool> {
     }
     // Ends an armed multishot receive, so that nothing is in flight when the memory goes.
     drop(writer);
-    let entry = receive::entry(features, reader.as_raw_fd(), group, SIZE, SIZE, First::Wait).user_data(1);
+    let entry =
+        receive::entry(features, reader.as_raw_fd(), group, Ask { total: SIZE, at_once: SIZE }, SIZE, First::Wait)
+            .user_data(1);
     receive_once(&mut uring, &mut pool, &entry, usize::MAX, &mut Vec::new())?;
     Ok(pool.counts().free == BUFFERS)
 }

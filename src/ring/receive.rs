@@ -1,14 +1,14 @@
 //! Receiving: a stream of filled buffers from one socket, armed once for as much as the taker has room for.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use io_uring::{opcode, squeue, types};
 
 use super::Features;
-use super::buffers::Chain;
+use super::chain::Chain;
 use super::core::Core;
 use super::descriptor::Descriptor;
 use super::slots::{Operation, ReceiveState, Token, register};
@@ -22,6 +22,15 @@ pub enum Received {
     End,
     /// The connection is broken.
     Failed(io::Error),
+}
+
+/// How much to receive, in bytes.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Ask {
+    /// Until the taker asks again; 0 asks for nothing.
+    pub total: u32,
+    /// By one readiness of the socket. The kernel lays out as many buffers for each, so little is cheap.
+    pub at_once: u32,
 }
 
 /// What an armed receive does first.
@@ -46,7 +55,7 @@ impl Receive {
             waker: None,
             descriptor: Rc::clone(descriptor),
             chain: Chain::default(),
-            credit: 0,
+            ask: Ask::default(),
             first,
             single_shot,
             armed: false,
@@ -59,10 +68,9 @@ impl Receive {
         Self { core: Rc::clone(core), token }
     }
 
-    /// What has arrived. Where nothing has and no earlier asking stands, `room` says how many bytes to ask for; 0 asks
-    /// for nothing. What was asked for is a bound on what arrives where the kernel can cap receives (6.17); else the
-    /// taker calls [`Receive::pause`] when it has enough.
-    pub fn poll(&mut self, context: &Context<'_>, room: impl FnOnce() -> usize) -> Poll<Received> {
+    /// What has arrived. Where nothing has and no earlier asking stands, `ask` says how much to ask for. That is a bound on
+    /// what arrives where the kernel can cap receives (6.17); else the taker calls [`Receive::pause`] when it has enough.
+    pub fn poll(&mut self, context: &Context<'_>, ask: impl FnOnce() -> Ask) -> Poll<Received> {
         self.core.note_activity();
         let mut slots = self.core.slots.borrow_mut();
         let receive = slots.receive(self.token);
@@ -76,8 +84,8 @@ impl Receive {
         }
         register(&mut receive.waker, context);
         if !receive.armed && !receive.starved {
-            receive.credit = room() as u32;
-            if receive.credit > 0 {
+            receive.ask = ask();
+            if receive.ask.total > 0 {
                 drop(slots);
                 self.core.arm_receive(self.token);
             }
@@ -132,12 +140,54 @@ impl Drop for Receive {
     }
 }
 
-/// The receive for `credit` bytes, as the kernel can do it best.
+impl Core {
+    /// Arms a receive for what was asked.
+    pub(super) fn arm_receive(&self, token: Token) {
+        let mut slots = self.slots.borrow_mut();
+        let receive = slots.receive(token);
+        receive.armed = true;
+        let fd = receive.descriptor.as_raw_fd();
+        let ask = receive.ask;
+        let first = std::mem::replace(&mut receive.first, First::Wait);
+        let features =
+            Features { multishot_recv: self.features.multishot_recv && !receive.single_shot, ..self.features };
+        drop(slots);
+        let pool = self.pool.borrow();
+        let entry = entry(features, fd, pool.group(), ask, pool.buffer_size(), first);
+        drop(pool);
+        // SAFETY: the slot owns the descriptor; the memory is the pool's.
+        unsafe { self.push(entry, token) };
+    }
+
+    /// Lets receives that found no buffer try again, one for each buffer that is there now.
+    pub(super) fn feed_starved(&self) {
+        let mut starved = self.starved.borrow_mut();
+        if starved.is_empty() {
+            return;
+        }
+        let free = self.pool.borrow().counts().free as usize;
+        let count = starved.len().min(free);
+        let fed: Vec<Token> = starved.drain(..count).collect();
+        drop(starved);
+        for token in fed {
+            let mut slots = self.slots.borrow_mut();
+            if let Some(Operation::Receive(receive)) = slots.get(token) {
+                receive.starved = false;
+                if !receive.armed && !receive.orphan {
+                    drop(slots);
+                    self.arm_receive(token);
+                }
+            }
+        }
+    }
+}
+
+/// The receive for what was asked, as the kernel can do it best.
 pub(super) fn entry(
     features: Features,
     fd: RawFd,
     group: u16,
-    credit: u32,
+    ask: Ask,
     buffer_size: u32,
     first: First,
 ) -> squeue::Entry {
@@ -149,13 +199,12 @@ pub(super) fn entry(
     let mut how = if first == First::Wait { IORING_RECVSEND_POLL_FIRST } else { 0 };
     how |= if multishot { IORING_RECV_MULTISHOT } else { 0 };
     how |= if bundles { IORING_RECVSEND_BUNDLE } else { 0 };
-    // What one readiness may bring: all that was asked for, or one buffer.
-    let len = if bundles { credit } else { credit.min(buffer_size) };
+    let at_once = if bundles { ask.at_once } else { ask.at_once.min(buffer_size) }.min(ask.total);
     match (multishot, receive_caps) {
-        (true, true) => set(entry, how, len, credit),
+        (true, true) => set(entry, how, at_once, ask.total),
         // Before kernel 6.16 a multishot receive takes no length.
         (true, false) => set(entry, how, 0, 0),
-        (false, _) => set(entry, how, len, 0),
+        (false, _) => set(entry, how, at_once, 0),
     }
 }
 

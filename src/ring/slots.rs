@@ -7,10 +7,10 @@ use std::task::{Context, Waker};
 
 use socket2::SockAddr;
 
-use super::buffers::Chain;
+use super::chain::Chain;
 use super::descriptor::Descriptor;
 use super::operation::Vector;
-use super::receive::First;
+use super::receive::{Ask, First};
 
 const NIL: u32 = u32::MAX;
 
@@ -34,6 +34,8 @@ impl Token {
 
 /// User data of operations whose completion nobody looks at (cancels). No token has the index.
 pub(super) const IGNORED: u64 = u64::MAX;
+/// User data of the ring's one timer.
+pub(super) const ALARM: u64 = u64::MAX - 1;
 
 pub(super) enum Operation {
     Vacant { next: u32 },
@@ -80,8 +82,8 @@ pub(super) struct ReceiveState {
     pub(super) descriptor: Descriptor,
     /// Received and not yet taken.
     pub(super) chain: Chain,
-    /// Bytes that may still be received before the taker says so again.
-    pub(super) credit: u32,
+    /// What was asked for last.
+    pub(super) ask: Ask,
     /// What the next arming does first.
     pub(super) first: First,
     /// Never stays armed.
@@ -126,7 +128,7 @@ impl Slots {
         self.live += 1;
         let Some(index) = self.free else {
             let index = self.slots.len() as u32;
-            assert!(index < NIL, "more operations than a token can name");
+            assert!(index < NIL - 1, "more operations than a token can name");
             self.slots.push(Slot { generation: 0, operation });
             return Token { index, generation: 0 };
         };

@@ -64,7 +64,9 @@ fn on_ring<T: 'static, F: Future<Output = T> + 'static>(
 async fn read_all(ring: &Ring, receive: &mut Receive) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {
-        match poll_fn(|context| receive.poll(context, || 4 * ring.buffer_size())).await {
+        let size = 4 * ring.buffer_size() as u32;
+        let ask = Ask { total: size, at_once: size };
+        match poll_fn(|context| receive.poll(context, || ask)).await {
             Received::Data(chain) => {
                 for (base, len) in ring.0.pool.borrow().pieces(&chain) {
                     // SAFETY: the piece is a filled part of a buffer that `chain` holds.

@@ -67,7 +67,7 @@ pub enum Command {
     Addresses(BackendId, Arc<[SocketAddr]>),
     /// A backend went down: cut the connections of upstreams with `on_down = "close"`.
     BackendDown(BackendId),
-    /// From another shard: a connection of this backend ended, and a queue may move.
+    /// A connection of this backend ended on another shard, or it came back into use: a queue may move.
     SlotFreed(BackendId),
     /// The live sessions.
     Sessions(Reply<Vec<Summary>>),
@@ -98,6 +98,8 @@ impl<T> Reply<T> {
 
 /// Commands that may wait at a shard; they are taken every turn, so more means that the shard is stuck.
 const MAILBOX_CAPACITY: usize = 1024;
+/// Hints that may wait, so that they cannot crowd out what must not be lost.
+const HINTS: usize = MAILBOX_CAPACITY / 2;
 
 /// The sending end of a shard's command channel.
 #[derive(Debug, Clone)]
@@ -143,6 +145,13 @@ impl Mailbox {
         })?;
         crate::net::ring_doorbell(self.doorbell.as_fd());
         Ok(())
+    }
+
+    /// Sends what may be lost, unless so much waits already that the shard has enough to do.
+    pub fn hint(&self, command: Command) {
+        if self.commands.len() < HINTS {
+            let _ = self.send(command);
+        }
     }
 }
 

@@ -112,7 +112,10 @@ async fn place(session: &Session, upstream: UpstreamIndex, tried: &[u16]) -> Res
             match shard.queues().wait(state, again).await {
                 Grant::Backend(index) => return Ok(shard.queues().place(state, index)),
                 Grant::Again => match choose() {
-                    Choice::Backend(index) => return Ok(shard.queues().place(state, index)),
+                    Choice::Backend(index) => {
+                        shard.queues().try_next(state);
+                        return Ok(shard.queues().place(state, index));
+                    }
                     Choice::None => return Err(Outcome::failed(Reason::NoBackend, Blame::Upstream)),
                     Choice::Full => again = true,
                 },

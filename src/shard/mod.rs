@@ -135,7 +135,7 @@ impl Shard {
         let tell = move |backend| {
             for (index, peer) in peers.iter().enumerate() {
                 if index != usize::from(id.0) {
-                    let _ = peer.send(Command::SlotFreed(backend));
+                    peer.hint(Command::SlotFreed(backend));
                 }
             }
         };
@@ -252,6 +252,7 @@ impl Shard {
         known.values().for_each(|listening| listening.retire());
         self.keep_stocks(&generation);
         self.current.replace(Some(generation));
+        self.queues.limits_changed();
         self.ring.note_activity();
     }
 

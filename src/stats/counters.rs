@@ -28,9 +28,9 @@ pub struct ShardStats {
     pub accepted: AtomicU64,
     pub bytes_up: AtomicU64,
     pub bytes_down: AtomicU64,
-    /// Nanoseconds spent running tasks and the ring, since start.
+    /// Nanoseconds of CPU that the shard's thread has used, since start.
     pub busy_ns: AtomicU64,
-    /// Nanoseconds spent waiting in the kernel, since start.
+    /// Nanoseconds that it has not, since start.
     pub idle_ns: AtomicU64,
     /// Turns of the driver.
     pub turns: AtomicU64,

@@ -101,7 +101,7 @@ impl Queues {
         .await
     }
 
-    /// Another shard says that a backend has a place.
+    /// A backend may have a place: a connection on another shard has ended, or the backend came back into use.
     pub fn place_freed(&self, backend: BackendId) {
         let waiters = self.waiters.borrow();
         let waiter = waiters.iter().find(|waiter| {
@@ -109,6 +109,28 @@ impl Queues {
         });
         if let Some(waiter) = waiter {
             self.grant(waiter, Grant::Again);
+        }
+    }
+
+    /// Limits may have been raised: the first waiter of each upstream is to choose again.
+    pub fn limits_changed(&self) {
+        let waiters = self.waiters.borrow();
+        for (index, waiter) in waiters.iter().enumerate() {
+            let is_first = !waiters.iter().take(index).any(|other| Arc::ptr_eq(&other.upstream, &waiter.upstream));
+            if is_first && waiter.granted.get().is_none() {
+                self.grant(waiter, Grant::Again);
+            }
+        }
+    }
+
+    /// One waiter of the upstream is to choose again: because another found a place that way, and where there was one
+    /// there may be more, or because it left without having tried.
+    pub fn try_next(&self, upstream: &UpstreamState) {
+        let waiters = self.waiters.borrow();
+        let next =
+            waiters.iter().find(|waiter| waiter.granted.get().is_none() && waiter.upstream.name == upstream.name);
+        if let Some(next) = next {
+            self.grant(next, Grant::Again);
         }
     }
 
@@ -149,15 +171,7 @@ impl Drop for Waiting<'_> {
         match self.waiter.granted.take() {
             Some(Grant::Backend(index)) => drop(self.queues.place(&self.waiter.upstream, index)),
             // The place that this waiter was told of is another's chance.
-            Some(Grant::Again) => {
-                let waiters = self.queues.waiters.borrow();
-                let next = waiters
-                    .iter()
-                    .find(|other| other.granted.get().is_none() && other.upstream.name == self.waiter.upstream.name);
-                if let Some(next) = next {
-                    self.queues.grant(next, Grant::Again);
-                }
-            }
+            Some(Grant::Again) => self.queues.try_next(&self.waiter.upstream),
             None => {}
         }
     }

@@ -5,13 +5,25 @@
 #![allow(clippy::unwrap_used)]
 
 mod harness;
+mod ops;
 
+mod access_log;
 mod backends;
+mod cli;
 mod clients;
 mod control;
+mod health;
 mod limits;
+mod peers;
 mod pressure;
+mod queue;
 mod relay;
+mod reload;
+mod resolve;
+mod signals;
 mod soak;
+mod startup;
+mod storm;
 mod upstreams;
 mod vanish;
+mod watch;

@@ -156,8 +156,7 @@ fn a_range_of_ports_and_a_list_of_addresses() {
                 backend.address()
             );
             let arus = Setup::new(body).launch();
-            let is_ready = arus.log.try_message("ready");
-            is_ready.then_some(arus)
+            arus.log.try_ready().then_some(arus)
         })
         .expect("four free ports in a row");
     let addresses = arus.addresses("web");

@@ -32,6 +32,7 @@ pub(super) async fn order(
             backend.readmit();
             backend.set_drained(false);
             backend.set_health(Health::Up);
+            control.shards().iter().for_each(|shard| shard.mailbox.hint(Command::SlotFreed(backend.id)));
         }
         "down" => {
             backend.set_drained(true);

@@ -110,6 +110,9 @@ fn play_shard(id: ShardId, shard: FakeShard, manner: Manner, heard: &Arc<Mutex<V
                 Command::BackendDown(BackendId(n)) => {
                     heard.lock().unwrap().push(format!("shard {} down {n}", id.0));
                 }
+                Command::SlotFreed(BackendId(n)) => {
+                    heard.lock().unwrap().push(format!("shard {} free {n}", id.0));
+                }
                 other => panic!("the API does not send {other:?}"),
             }
         }

@@ -114,6 +114,7 @@ impl Rounds {
             Ok(()) if flips => {
                 self.backend.set_health(Health::Up);
                 tracing::info!(%upstream, backend = %address, "backend is up");
+                self.shards.iter().for_each(|shard| shard.hint(Command::SlotFreed(*id)));
             }
             Err(reason) if flips => {
                 self.backend.set_health(Health::Down);

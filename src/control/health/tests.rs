@@ -75,6 +75,7 @@ async fn goes_down_and_comes_back_and_the_shards_hear_of_it() {
     assert!(matches!(inbox.commands.try_recv(), Ok(Command::BackendDown(id)) if id == backend.id));
     let _listener = listen(address).await;
     until(backend, Health::Up).await;
+    assert!(matches!(inbox.commands.try_recv(), Ok(Command::SlotFreed(id)) if id == backend.id));
     assert!(inbox.commands.is_empty());
 }
 

@@ -16,14 +16,20 @@ use tempfile::TempDir;
 
 use super::{Address, Backend, DEADLINE, Log, Process, within};
 
+type Hook = Box<dyn FnOnce(&mut Command) + Send + Sync>;
+
 /// How to start an arus.
 pub(crate) struct Setup {
     directory: TempDir,
     shards: u16,
     engine: String,
     body: String,
+    log: String,
+    wrap: Vec<String>,
+    arguments: Vec<String>,
     environment: Vec<(String, String)>,
     descriptors: Option<u64>,
+    hook: Option<Hook>,
 }
 
 impl Setup {
@@ -32,7 +38,18 @@ impl Setup {
     pub(crate) fn new(body: impl Into<String>) -> Self {
         let directory = tempfile::Builder::new().prefix("arus-e2e-").tempdir().unwrap();
         let body = body.into().replace("{dir}", directory.path().to_str().unwrap());
-        Self { directory, shards: 2, engine: String::new(), body, environment: Vec::new(), descriptors: None }
+        Self {
+            directory,
+            shards: 2,
+            engine: String::new(),
+            body,
+            log: "format = \"json\"".into(),
+            wrap: Vec::new(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            descriptors: None,
+            hook: None,
+        }
     }
 
     /// A listener `web` before an upstream `app` of these backends.
@@ -71,6 +88,30 @@ impl Setup {
         self
     }
 
+    /// The content of `[log]` instead of `format = "json"`. `{dir}` in it becomes the temporary directory.
+    pub(crate) fn log(mut self, table: &str) -> Self {
+        self.log = table.replace("{dir}", self.directory().to_str().unwrap());
+        self
+    }
+
+    /// A program that is started instead, and starts the rest of its command line: `setpriv` and the like.
+    pub(crate) fn wrap(mut self, words: &[&str]) -> Self {
+        self.wrap.extend(words.iter().map(|word| word.to_string()));
+        self
+    }
+
+    /// A further word of the command line.
+    pub(crate) fn argument(mut self, word: &str) -> Self {
+        self.arguments.push(word.into());
+        self
+    }
+
+    /// Does something to the command before it is started.
+    pub(crate) fn hook(mut self, hook: impl FnOnce(&mut Command) + Send + Sync + 'static) -> Self {
+        self.hook = Some(Box::new(hook));
+        self
+    }
+
     /// RLIMIT_NOFILE, soft and hard.
     pub(crate) fn descriptors(mut self, limit: u64) -> Self {
         self.descriptors = Some(limit);
@@ -84,9 +125,10 @@ impl Setup {
     fn text(&self) -> String {
         let (shards, state) = (self.shards, self.directory().join("state"));
         format!(
-            "[engine]\nshards = {shards}\npin = false\nstate_dir = \"{}\"\n{}\n[log]\nformat = \"json\"\n{}\n",
+            "[engine]\nshards = {shards}\npin = false\nstate_dir = \"{}\"\n{}\n[log]\n{}\n{}\n",
             state.display(),
             self.engine,
+            self.log,
             self.body
         )
     }
@@ -94,16 +136,19 @@ impl Setup {
     /// Starts it and waits until it is ready.
     pub(crate) fn start(self) -> Arus {
         let arus = self.launch();
-        arus.log.message("ready");
+        let lines = || arus.log.lines().iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
+        assert!(arus.log.try_ready(), "arus does not get ready:\n{}", lines());
         arus
     }
 
     /// Starts it.
-    pub(crate) fn launch(self) -> Arus {
+    pub(crate) fn launch(mut self) -> Arus {
         let config = self.directory().join("proxy.toml");
         std::fs::write(&config, self.text()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_arus"));
-        command.arg("run").arg("--config").arg(&config);
+        let words = self.wrap.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_arus")]);
+        let words: Vec<&str> = words.collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg("run").arg("--config").arg(&config).args(&self.arguments);
         command.envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         if let Some(limit) = self.descriptors {
@@ -114,6 +159,9 @@ impl Setup {
             unsafe {
                 command.pre_exec(lower)
             };
+        }
+        if let Some(hook) = self.hook.take() {
+            hook(&mut command);
         }
         let mut child = command.spawn().unwrap_or_else(|error| panic!("start arus: {error}"));
         let log = Log::follow(child.stderr.take().unwrap());

@@ -22,7 +22,7 @@ struct Lines {
 }
 
 impl Log {
-    pub(super) fn follow(source: impl Read + Send + 'static) -> Self {
+    pub(crate) fn follow(source: impl Read + Send + 'static) -> Self {
         let log = Self::default();
         let writer = log.clone();
         std::thread::spawn(move || {
@@ -74,12 +74,12 @@ impl Log {
         self.wait(DEADLINE, &format!("the message {part:?}"), |lines| lines.iter().find(says).cloned())
     }
 
-    /// Waits for a line with this message, or for the end of the process; whether it came.
-    pub(crate) fn try_message(&self, part: &str) -> bool {
+    /// Waits until arus is ready, or its process has ended; whether it is.
+    pub(crate) fn try_ready(&self) -> bool {
         let deadline = Instant::now() + DEADLINE;
         let mut lines = self.0.0.lock().unwrap();
         loop {
-            if lines.lines.iter().any(|line| line["message"].as_str().is_some_and(|message| message.contains(part))) {
+            if lines.lines.iter().any(|line| line["message"] == "ready") {
                 return true;
             }
             if lines.ended || Instant::now() > deadline {
@@ -87,6 +87,15 @@ impl Log {
             }
             lines = self.0.1.wait_timeout(lines, Duration::from_millis(100)).unwrap().0;
         }
+    }
+
+    /// Waits until the process has closed its log; gives all lines.
+    pub(crate) fn to_the_end(&self) -> Vec<Value> {
+        let (lines, changed) = &*self.0;
+        let lines = lines.lock().unwrap();
+        let (lines, late) = changed.wait_timeout_while(lines, DEADLINE, |lines| !lines.ended).unwrap();
+        assert!(!late.timed_out(), "the log does not end");
+        lines.lines.clone()
     }
 
     /// The lines of the access log so far.

@@ -156,7 +156,11 @@ fn a_range_of_ports_and_a_list_of_addresses() {
                 backend.address()
             );
             let arus = Setup::new(body).launch();
-            arus.log.try_ready().then_some(arus)
+            let is_ready = arus.log.try_ready();
+            if !is_ready {
+                println!("{:?}", arus.log.lines());
+            }
+            is_ready.then_some(arus)
         })
         .expect("four free ports in a row");
     let addresses = arus.addresses("web");

@@ -100,6 +100,23 @@ pub(super) fn render(problems: &[Problem], config: Option<&Path>) -> Vec<String>
     problems.iter().map(|problem| format!("{file}:{}:1: {}", problem.line, problem.message)).collect()
 }
 
+/// How long an address may be in use when arus starts: the kernel closes the sockets of an io_uring only some time after
+/// its process has gone, and who was killed is often started again at once.
+const IN_USE: Duration = Duration::from_secs(2);
+
+/// Prepares the first plan; waits a little where an address is in use.
+fn prepare_first(plan: &Plan, shards: u16) -> Result<Prepared, Vec<Problem>> {
+    let deadline = Instant::now() + IN_USE;
+    loop {
+        match prepare(plan.clone(), &InForce::default(), shards) {
+            Err(problems) if problems.iter().all(|problem| problem.in_use) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -161,22 +178,5 @@ mod tests {
         assert!(socket::bind(&plan.admin.socket).unwrap_err().starts_with("another arus"));
         drop(launched);
         assert!(!state_dir.join("control.sock").exists());
-    }
-}
-
-/// How long an address may be in use when arus starts: the kernel closes the sockets of an io_uring only some time after
-/// its process has gone, and who was killed is often started again at once.
-const IN_USE: Duration = Duration::from_secs(2);
-
-/// Prepares the first plan; waits a little where an address is in use.
-fn prepare_first(plan: &Plan, shards: u16) -> Result<Prepared, Vec<Problem>> {
-    let deadline = Instant::now() + IN_USE;
-    loop {
-        match prepare(plan.clone(), &InForce::default(), shards) {
-            Err(problems) if problems.iter().all(|problem| problem.in_use) && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            result => return result,
-        }
     }
 }

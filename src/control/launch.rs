@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::prepare::{InForce, Prepared, Problem, prepare};
 use super::privilege::{self, Dropped, Identity};
@@ -50,7 +51,7 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Vec<
         owned.push(path.clone());
     }
     let shards = u16::try_from(ground.cpus.len()).unwrap_or(u16::MAX);
-    let prepared = prepare(plan, &InForce::default(), shards).map_err(|problems| render(&problems, config))?;
+    let prepared = prepare_first(&plan, shards).map_err(|problems| render(&problems, config))?;
     if let Some(identity) = identity {
         for path in &owned {
             identity.own(path).map_err(one)?;
@@ -97,6 +98,23 @@ fn warn_unreadable(config: Option<&Path>) {
 pub(super) fn render(problems: &[Problem], config: Option<&Path>) -> Vec<String> {
     let file = config.map_or_else(|| "built-in example".into(), |path| path.display().to_string());
     problems.iter().map(|problem| format!("{file}:{}:1: {}", problem.line, problem.message)).collect()
+}
+
+/// How long an address may be in use when arus starts: the kernel closes the sockets of an io_uring only some time after
+/// its process has gone, and who was killed is often started again at once.
+const IN_USE: Duration = Duration::from_secs(2);
+
+/// Prepares the first plan; waits a little where an address is in use.
+fn prepare_first(plan: &Plan, shards: u16) -> Result<Prepared, Vec<Problem>> {
+    let deadline = Instant::now() + IN_USE;
+    loop {
+        match prepare(plan.clone(), &InForce::default(), shards) {
+            Err(problems) if problems.iter().all(|problem| problem.in_use) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -56,7 +56,8 @@ impl<'a> Want<'a> {
 
     pub(super) fn problem(&self, what: impl std::fmt::Display) -> Problem {
         let Self { listener, endpoint } = self;
-        Problem { line: listener.line, message: format!("listener `{}`: {endpoint} {what}", listener.name) }
+        let message = format!("listener `{}`: {endpoint} {what}", listener.name);
+        Problem { line: listener.line, message, is_in_use: false }
     }
 
     /// Binds a new address once per shard.
@@ -75,7 +76,8 @@ impl<'a> Want<'a> {
     }
 
     fn unbound(&self, error: &io::Error) -> Problem {
-        self.problem(format_args!("cannot be bound: {error}{}", hint(self.endpoint, error)))
+        let is_in_use = error.kind() == io::ErrorKind::AddrInUse;
+        Problem { is_in_use, ..self.problem(format_args!("cannot be bound: {error}{}", hint(self.endpoint, error))) }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::prepare::{InForce, Prepared, Problem, prepare};
 use super::privilege::{self, Dropped, Identity};
@@ -10,6 +11,9 @@ use super::recorder::Sink;
 use super::socket::{self, SocketFile};
 use super::startup::{self, Ground};
 use crate::config::plan::{AccessLog, Plan};
+
+/// How long the last owner of an address may take to go.
+const LAST_OWNER: Duration = Duration::from_secs(2);
 
 /// Everything that was acquired.
 pub(super) struct Launched {
@@ -50,7 +54,7 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Vec<
         owned.push(path.clone());
     }
     let shards = u16::try_from(ground.cpus.len()).unwrap_or(u16::MAX);
-    let prepared = prepare(plan, &InForce::default(), shards).map_err(|problems| render(&problems, config))?;
+    let prepared = prepare_first(&plan, shards).map_err(|problems| render(&problems, config))?;
     if let Some(identity) = identity {
         for path in &owned {
             identity.own(path).map_err(one)?;
@@ -72,6 +76,20 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Vec<
         warn_unreadable(config);
     }
     Ok(Launched { ground, prepared, control_socket, socket_file, demo, access_log })
+}
+
+/// The kernel closes the listening sockets of a process that was killed some time after it has ended, as io_uring still
+/// holds them; who starts arus again must not fail for that.
+fn prepare_first(plan: &Plan, shards: u16) -> Result<Prepared, Vec<Problem>> {
+    let deadline = Instant::now() + LAST_OWNER;
+    loop {
+        match prepare(plan.clone(), &InForce::default(), shards) {
+            Err(problems) if problems.iter().all(|problem| problem.is_in_use) && Instant::now() < deadline => {
+                std::thread::sleep(LAST_OWNER / 40);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Who to become; `None`: stay who we are.

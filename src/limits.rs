@@ -1,8 +1,11 @@
 //! Every bound of the program with its reason, asserted against each other.
 
-/// Bytes that one direction of a connection may have queued inside arus: 16 default buffers.
-/// SPEC section 3 point 2 states this bound to users.
+/// Bytes that one direction of a connection may have queued inside arus: 16 default buffers. docs/CONFIG.md states this
+/// bound to users.
 pub const QUEUED_BYTES_PER_DIRECTION: usize = 256 * 1024;
+/// Bytes that it may have when a shard's first buffers are in use and more had to be made: 4 default buffers, so that many
+/// slow readers cost little.
+pub const QUEUED_BYTES_UNDER_PRESSURE: usize = 64 * 1024;
 /// Shards of a process: one byte short of what `ShardId` could count, far above any machine's cores.
 pub const SHARDS: u16 = 1024;
 /// Listeners of a plan; `ListenerIndex` is a u16.

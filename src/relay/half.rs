@@ -4,19 +4,18 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::splice::{Splice, Step};
-use crate::limits::QUEUED_BYTES_PER_DIRECTION;
+use crate::limits::{QUEUED_BYTES_PER_DIRECTION, QUEUED_BYTES_UNDER_PRESSURE};
 use crate::ring::{Ask, Chain, Receive, Received, Ring, SEND_BUFFERS, Send, Socket};
 
-/// A direction receives while it holds less than one part in so many of the buffers that can still be had by growth: as
-/// slow readers become many, each may hold less, and there is always something left for the others.
-const SHARE_OF_AVAILABLE: usize = 16;
-/// Beyond that it may use one part in so many of the buffers that lie idle: the fewer and larger the moves, the fewer
-/// times the peers are woken, and those buffers are there anyway.
+/// A direction may hold one part in so many of the buffers that lie idle, within its bounds: the fewer and larger the
+/// moves, the fewer times the peers are woken, and those buffers are there anyway.
 const SHARE_OF_IDLE: usize = 8;
+/// And never more than one part in so many of those that can still be had by growth: as slow readers become many, each
+/// may hold less, and there is always something left for the others.
+const SHARE_OF_AVAILABLE: usize = 16;
 /// Buffers that a direction asks for to begin with. An ask doubles when it is used up at once, and shrinks again.
 const LEAST_ASK: u16 = 2;
-const LARGEST_ASK: u16 = 2 * SEND_BUFFERS as u16;
-
+const LARGEST_ASK: u16 = SEND_BUFFERS as u16;
 /// Sends after which a socket counts as busy.
 const BUSY: u8 = 32;
 /// Buffers of a large piece.
@@ -272,9 +271,13 @@ impl Drop for Half {
 
 /// Buffers that a direction may hold now.
 fn limit(ring: &Ring) -> usize {
-    let most = (QUEUED_BYTES_PER_DIRECTION / ring.buffer_size()).max(2);
-    let fair = (ring.buffers_available() / SHARE_OF_AVAILABLE).clamp(1, most);
-    fair.max((ring.buffers_idle() / SHARE_OF_IDLE).min(usize::from(LARGEST_ASK)))
+    let buffers = |bytes: usize| (bytes / ring.buffer_size()).max(2);
+    let (least, most) = (buffers(QUEUED_BYTES_UNDER_PRESSURE), buffers(QUEUED_BYTES_PER_DIRECTION));
+    let wanted = match ring.has_grown() {
+        true => least,
+        false => (ring.buffers_idle() / SHARE_OF_IDLE).clamp(least, most),
+    };
+    wanted.min(ring.buffers_available() / SHARE_OF_AVAILABLE).max(1)
 }
 
 /// What to ask for, `ask` buffers at once: nothing while more than half of what may be held is held, so that asking is

@@ -5,50 +5,12 @@
 //! in the cache, and grows in steps under need. An idle connection holds no buffer.
 
 use std::io;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 
-/// Marks the end of a chain.
-const NIL: u16 = u16::MAX;
-
-/// Filled buffers in order: a list through the pool's table, so that moving and joining chains allocates nothing.
-/// The holder owns the buffers and must give them back with [`Pool::release`].
-#[derive(Debug, PartialEq, Eq)]
-pub struct Chain {
-    head: u16,
-    tail: u16,
-    /// Buffers.
-    count: u16,
-    /// Bytes in all buffers.
-    len: u32,
-}
-
-impl Default for Chain {
-    fn default() -> Self {
-        Self { head: NIL, tail: NIL, count: 0, len: 0 }
-    }
-}
-
-impl Chain {
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Buffers.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        usize::from(self.count)
-    }
-
-    /// Bytes.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.len as usize
-    }
-}
+use super::chain::{Chain, NIL};
+use super::mapping::Mapping;
 
 /// What of a buffer is filled.
 #[derive(Debug, Clone, Copy)]
@@ -58,8 +20,18 @@ struct Filled {
     next: u16,
     /// Where in the buffer ring it was last provided.
     position: u16,
-    /// Provided to the kernel, or retired: nobody's.
-    free: bool,
+    owner: Owner,
+}
+
+/// Who has a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// It is provided to the kernel.
+    Kernel,
+    /// It is filled, and part of a chain.
+    Chain,
+    /// It was not needed any more when it came back.
+    Nobody,
 }
 
 pub(super) struct Pool {
@@ -72,12 +44,15 @@ pub(super) struct Pool {
     /// Buffers to begin with; also the step of growth.
     step: u16,
     capacity: u32,
-    /// Buffers in use of the pool: ids below this.
+    /// Buffers that the pool wants: ids below this. Those above are retired as they come back.
+    wanted: u32,
+    /// Buffers that the kernel or a chain has.
     total: u32,
-    /// Buffers that the kernel holds.
+    /// Buffers that the kernel has.
     provided: u32,
-    /// Most buffers ever held by chains at once.
+    /// Most buffers ever held by chains at once, and since the last look at whether the pool could be smaller.
     watermark: u32,
+    peak: u32,
     /// Free-running; the kernel takes it modulo the ring.
     tail: u16,
     group: u16,
@@ -97,9 +72,11 @@ impl Pool {
             size,
             step: step as u16,
             capacity,
+            wanted: 0,
             total: 0,
             provided: 0,
             watermark: 0,
+            peak: 0,
             tail: 0,
             group,
         })
@@ -120,7 +97,11 @@ impl Pool {
 
     /// Buffers that could be had: those with the kernel, and those that growth would bring.
     pub(super) fn available(&self) -> usize {
-        (self.provided + (self.capacity - self.total)) as usize
+        (self.provided + self.capacity.saturating_sub(self.total)) as usize
+    }
+
+    pub(super) fn has_grown(&self) -> bool {
+        self.wanted > u32::from(self.step)
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -129,29 +110,43 @@ impl Pool {
 
     /// Whether less than an eighth of the buffers is with the kernel.
     pub(super) fn is_low(&self) -> bool {
-        self.provided < self.total / 8
+        self.provided < self.wanted / 8
     }
 
     /// Adds one step of buffers; false when the pool is as large as it may be.
     pub(super) fn grow(&mut self) -> bool {
-        let added = u32::from(self.step).min(self.capacity - self.total);
-        for id in self.total..self.total + added {
-            self.table.push(Filled { offset: 0, len: 0, next: NIL, position: 0, free: false });
-            self.provide(id as u16);
+        let first = self.wanted;
+        self.wanted = (first + u32::from(self.step)).min(self.capacity);
+        for id in first..self.wanted {
+            if id as usize == self.table.len() {
+                self.table.push(Filled { offset: 0, len: 0, next: NIL, position: 0, owner: Owner::Nobody });
+            }
+            if self.table[id as usize].owner == Owner::Nobody {
+                self.total += 1;
+                self.provide(id as u16);
+            }
         }
-        self.total += added;
-        if added > 0 {
-            self.publish();
+        self.publish();
+        self.wanted > first
+    }
+
+    /// Takes one step of buffers back where, since the last call, half of what would be left was enough. They go as they
+    /// come back from use.
+    pub(super) fn shrink(&mut self) {
+        let peak = std::mem::replace(&mut self.peak, self.total - self.provided);
+        let fewer = self.wanted.saturating_sub(u32::from(self.step));
+        if fewer >= u32::from(self.step) && peak < fewer / 2 {
+            self.wanted = fewer;
         }
-        added > 0
     }
 
     /// Gives the memory of free buffers above the first step back to the system; they stay usable.
     pub(super) fn trim(&mut self) {
         let mut id = u32::from(self.step);
-        while id < self.total {
+        let total = self.table.len() as u32;
+        while id < total {
             let first = id;
-            while id < self.total && self.table[id as usize].free {
+            while id < total && self.table[id as usize].owner != Owner::Chain {
                 id += 1;
             }
             if id > first {
@@ -169,14 +164,14 @@ impl Pool {
         if len == 0 {
             return chain;
         }
-        assert!(u32::from(first) < self.total, "the kernel named buffer {first} of {}", self.total);
+        assert!(usize::from(first) < self.table.len(), "the kernel named buffer {first}");
         let mut position = self.table[usize::from(first)].position;
         let mut left = len;
         while left > 0 {
             let id = self.entry_id(position);
             let buffer = &mut self.table[usize::from(id)];
-            assert!(buffer.free, "the kernel filled buffer {id} that it did not have");
-            buffer.free = false;
+            assert!(buffer.owner == Owner::Kernel, "the kernel filled buffer {id} that it did not have");
+            buffer.owner = Owner::Chain;
             buffer.offset = 0;
             buffer.len = left.min(self.size);
             buffer.next = NIL;
@@ -185,7 +180,8 @@ impl Pool {
             self.push(&mut chain, id);
             position = position.wrapping_add(1) & (self.capacity - 1) as u16;
         }
-        self.watermark = self.watermark.max(self.total - self.provided);
+        self.peak = self.peak.max(self.total - self.provided);
+        self.watermark = self.watermark.max(self.peak);
         chain
     }
 
@@ -197,7 +193,7 @@ impl Pool {
         let mut id = chain.head;
         while id != NIL {
             let next = self.table[usize::from(id)].next;
-            self.provide(id);
+            self.take_back(id);
             id = next;
         }
         self.publish();
@@ -250,7 +246,7 @@ impl Pool {
                 let id = chain.head;
                 chain.head = buffer.next;
                 chain.count -= 1;
-                self.provide(id);
+                self.take_back(id);
             }
         }
         if chain.is_empty() {
@@ -281,6 +277,17 @@ impl Pool {
         chain.len += self.table[usize::from(id)].len;
     }
 
+    /// A buffer comes back from a chain: to the kernel, or out of use.
+    fn take_back(&mut self, id: u16) {
+        if u32::from(id) < self.wanted {
+            self.provide(id);
+        } else {
+            self.table[usize::from(id)].owner = Owner::Nobody;
+            self.total -= 1;
+            self.memory.discard(usize::from(id) * self.size as usize, self.size as usize);
+        }
+    }
+
     fn provide(&mut self, id: u16) {
         let position = self.tail & (self.capacity - 1) as u16;
         let address = self.memory.at(usize::from(id) * self.size as usize) as u64;
@@ -292,7 +299,7 @@ impl Pool {
         entry.set_bid(id);
         let buffer = &mut self.table[usize::from(id)];
         buffer.position = position;
-        buffer.free = true;
+        buffer.owner = Owner::Kernel;
         self.tail = self.tail.wrapping_add(1);
         self.provided += 1;
     }
@@ -324,51 +331,6 @@ pub struct Counts {
     pub free: u32,
     pub total: u32,
     pub watermark: u32,
-}
-
-/// Private anonymous memory.
-struct Mapping {
-    base: NonNull<u8>,
-    len: usize,
-}
-
-impl Mapping {
-    fn new(len: usize) -> io::Result<Self> {
-        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no existing memory.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Self { base: NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?, len })
-    }
-
-    fn at(&self, offset: usize) -> *mut u8 {
-        assert!(offset < self.len);
-        // SAFETY: the offset lies inside the mapping.
-        unsafe { self.base.as_ptr().add(offset) }
-    }
-
-    fn discard(&self, offset: usize, len: usize) {
-        assert!(offset + len <= self.len);
-        // SAFETY: the range lies inside our private mapping; nobody reads bytes of free buffers.
-        unsafe { libc::madvise(self.at(offset).cast(), len, libc::MADV_DONTNEED) };
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` with this length, and its owner is going.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
-    }
 }
 
 #[cfg(test)]
@@ -434,5 +396,28 @@ mod tests {
         assert_eq!(pool.counts(), Counts { free: 8, total: 8, watermark: 5 });
         assert!(pool.grow() && !pool.grow());
         assert_eq!(pool.counts().total, 16);
+    }
+
+    #[test]
+    fn shrinks_when_little_is_used_and_grows_again() {
+        let mut pool = Pool::new(1024, 8, 32, 0).expect("memory");
+        while pool.grow() {}
+        let mut kernel = Kernel(0);
+        let all = kernel.receive(&mut pool, 32 * 1024);
+        pool.release(all);
+        // The first look sees the peak before it, the later ones that nothing was used.
+        (0..9).for_each(|_| pool.shrink());
+        assert!(!pool.has_grown() && pool.counts().total == 32);
+        for _ in 0..4 {
+            let some = kernel.receive(&mut pool, 8 * 1024);
+            pool.release(some);
+        }
+        assert_eq!(pool.counts().total, 8);
+        assert_eq!(pool.counts().free, 8);
+        assert!(pool.grow());
+        assert_eq!(pool.counts().free, 16);
+        let some = kernel.receive(&mut pool, 16 * 1024);
+        assert_eq!(some.count(), 16);
+        pool.release(some);
     }
 }

@@ -4,18 +4,18 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
-use super::buffers::{Chain, Pool};
+use super::buffers::Pool;
+use super::chain::Chain;
 use super::descriptor::Pins;
 use super::missed::Doubts;
 use super::operation::Vector;
 use super::pipe::Pipes;
-use super::receive::First;
 use super::slots::{ALARM, IGNORED, Operation, Owned, Slots, Token};
 use super::timer::Wheel;
 use super::{Features, Options};
@@ -40,7 +40,7 @@ pub(super) struct Core {
     pub(super) pipes: RefCell<Pipes>,
     pub(super) pins: Pins,
     /// Receives that found no buffer, oldest first.
-    starved: RefCell<VecDeque<Token>>,
+    pub(super) starved: RefCell<VecDeque<Token>>,
     pub(super) doubts: Doubts,
     reaped: RefCell<Vec<cqueue::Entry>>,
     /// The tick for which the kernel's one timer is set.
@@ -350,46 +350,6 @@ impl Core {
         if vectors.len() < 64 {
             vectors.push(vector);
         }
-    }
-
-    /// Lets receives that found no buffer try again, one for each buffer that is there now.
-    fn feed_starved(&self) {
-        let mut starved = self.starved.borrow_mut();
-        if starved.is_empty() {
-            return;
-        }
-        let free = self.pool.borrow().counts().free as usize;
-        let count = starved.len().min(free);
-        let fed: Vec<Token> = starved.drain(..count).collect();
-        drop(starved);
-        for token in fed {
-            let mut slots = self.slots.borrow_mut();
-            if let Some(Operation::Receive(receive)) = slots.get(token) {
-                receive.starved = false;
-                if !receive.armed && !receive.orphan {
-                    drop(slots);
-                    self.arm_receive(token);
-                }
-            }
-        }
-    }
-
-    /// Arms a receive for what was asked.
-    pub(super) fn arm_receive(&self, token: Token) {
-        let mut slots = self.slots.borrow_mut();
-        let receive = slots.receive(token);
-        receive.armed = true;
-        let fd = receive.descriptor.as_raw_fd();
-        let ask = receive.ask;
-        let first = std::mem::replace(&mut receive.first, First::Wait);
-        let features =
-            Features { multishot_recv: self.features.multishot_recv && !receive.single_shot, ..self.features };
-        drop(slots);
-        let pool = self.pool.borrow();
-        let entry = super::receive::entry(features, fd, pool.group(), ask, pool.buffer_size(), first);
-        drop(pool);
-        // SAFETY: the slot owns the descriptor; the memory is the pool's.
-        unsafe { self.push(entry, token) };
     }
 
     /// Puts a descriptor, or -1 for none, into the ring's file table (IORING_REGISTER_FILES_UPDATE).

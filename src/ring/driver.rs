@@ -20,6 +20,8 @@ const ROUNDS_PER_TURN: u32 = 8;
 const TRIM_AFTER: Duration = Duration::from_secs(1);
 /// Between two looks at the CPU time that the thread has used, while it is not idle.
 const CPU_LOOK: Duration = Duration::from_millis(100);
+/// Between two looks at whether the pool could be smaller.
+const POOL_LOOK: Duration = Duration::from_secs(5);
 /// Spinning looks at the clock after so many looks at the ring.
 const SPINS_PER_LOOK: u32 = 64;
 
@@ -36,7 +38,7 @@ impl Ring {
     /// As io_uring_enter(2), for errors that no retry can mend.
     pub async fn drive(&self, stats: &ShardStats, mut turn: impl FnMut() -> ControlFlow<(), Pacing>) -> io::Result<()> {
         let core = &*self.0;
-        let mut looked_at_cpu = Duration::ZERO;
+        let (mut looked_at_cpu, mut looked_at_pool) = (Duration::ZERO, Duration::ZERO);
         loop {
             let more_to_run = self.run_tasks().await;
             let ControlFlow::Continue(pacing) = turn() else { return Ok(()) };
@@ -45,6 +47,10 @@ impl Ring {
             if core.now() - looked_at_cpu >= CPU_LOOK {
                 looked_at_cpu = core.now();
                 report_cpu(stats, core.epoch());
+            }
+            if core.now() - looked_at_pool >= POOL_LOOK {
+                looked_at_pool = core.now();
+                core.pool.borrow_mut().shrink();
             }
 
             let wait = if more_to_run { Wait::No } else { self.wait() };

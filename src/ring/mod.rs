@@ -10,9 +10,11 @@
 
 mod accept;
 mod buffers;
+mod chain;
 mod core;
 mod descriptor;
 mod driver;
+mod mapping;
 mod missed;
 mod operation;
 mod pipe;
@@ -25,7 +27,8 @@ mod tests;
 mod timer;
 
 pub use accept::{Accept, Appetite};
-pub use buffers::{Chain, Counts};
+pub use buffers::Counts;
+pub use chain::Chain;
 pub use driver::Pacing;
 pub use operation::Completion;
 pub use pipe::Pipe;
@@ -173,6 +176,12 @@ impl Ring {
     #[must_use]
     pub fn buffers_idle(&self) -> usize {
         self.0.pool.borrow().counts().free as usize
+    }
+
+    /// Whether the pool is larger than it began.
+    #[must_use]
+    pub fn has_grown(&self) -> bool {
+        self.0.pool.borrow().has_grown()
     }
 
     /// Bytes of one buffer.

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use io_uring::{opcode, squeue, types};
 use socket2::SockAddr;
 
-use super::buffers::Chain;
+use super::chain::Chain;
 use super::core::Core;
 use super::descriptor::Descriptor;
 use super::slots::{Operation, Owned, Single, Token, register};

@@ -14,7 +14,7 @@ use super::socket::Socket;
 /// Bytes that a pipe holds: what an unprivileged process may ask for (fs.pipe-max-size), in pages of 4 KiB.
 const PIPE_BYTES: usize = 1024 * 1024;
 /// Pipes of one shard, each with two descriptors; streams beyond that are copied.
-const PIPES: usize = 32;
+const PIPES: usize = 64;
 
 /// The pipes of one shard.
 #[derive(Default)]

@@ -1,14 +1,14 @@
 //! Receiving: a stream of filled buffers from one socket, armed once for as much as the taker has room for.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use io_uring::{opcode, squeue, types};
 
 use super::Features;
-use super::buffers::Chain;
+use super::chain::Chain;
 use super::core::Core;
 use super::descriptor::Descriptor;
 use super::slots::{Operation, ReceiveState, Token, register};
@@ -136,6 +136,48 @@ impl Drop for Receive {
             }
         } else {
             slots.remove(self.token);
+        }
+    }
+}
+
+impl Core {
+    /// Arms a receive for what was asked.
+    pub(super) fn arm_receive(&self, token: Token) {
+        let mut slots = self.slots.borrow_mut();
+        let receive = slots.receive(token);
+        receive.armed = true;
+        let fd = receive.descriptor.as_raw_fd();
+        let ask = receive.ask;
+        let first = std::mem::replace(&mut receive.first, First::Wait);
+        let features =
+            Features { multishot_recv: self.features.multishot_recv && !receive.single_shot, ..self.features };
+        drop(slots);
+        let pool = self.pool.borrow();
+        let entry = entry(features, fd, pool.group(), ask, pool.buffer_size(), first);
+        drop(pool);
+        // SAFETY: the slot owns the descriptor; the memory is the pool's.
+        unsafe { self.push(entry, token) };
+    }
+
+    /// Lets receives that found no buffer try again, one for each buffer that is there now.
+    pub(super) fn feed_starved(&self) {
+        let mut starved = self.starved.borrow_mut();
+        if starved.is_empty() {
+            return;
+        }
+        let free = self.pool.borrow().counts().free as usize;
+        let count = starved.len().min(free);
+        let fed: Vec<Token> = starved.drain(..count).collect();
+        drop(starved);
+        for token in fed {
+            let mut slots = self.slots.borrow_mut();
+            if let Some(Operation::Receive(receive)) = slots.get(token) {
+                receive.starved = false;
+                if !receive.armed && !receive.orphan {
+                    drop(slots);
+                    self.arm_receive(token);
+                }
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Waker};
 
 use socket2::SockAddr;
 
-use super::buffers::Chain;
+use super::chain::Chain;
 use super::descriptor::Descriptor;
 use super::operation::Vector;
 use super::receive::{Ask, First};

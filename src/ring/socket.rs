@@ -10,7 +10,7 @@ use std::time::Duration;
 use socket2::{Domain, SockAddr, SockRef};
 
 use super::accept::Accept;
-use super::buffers::Chain;
+use super::chain::Chain;
 use super::core::Core;
 use super::descriptor::{Descriptor, File};
 use super::operation::{self, Completion, InFlight, SEND_BUFFERS};

@@ -142,6 +142,49 @@ impl Closed {
     }
 }
 
+/// An echo for thousands of connections: one thread.
+pub(crate) struct Crowd {
+    address: Address,
+    _stop: tokio::sync::oneshot::Sender<()>,
+}
+
+impl Crowd {
+    pub(crate) fn start() -> Self {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = bound(&Address::parse("127.0.0.1:0"));
+        listener.listen(4096).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = Address::Ip(listener.local_addr().unwrap().as_socket().unwrap());
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let echo = |mut stream: tokio::net::TcpStream| async move {
+            let mut buffer = vec![0; 4096];
+            while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                if stream.write_all(&buffer[..count]).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let serve = async move {
+            let listener = tokio::net::TcpListener::from_std(listener.into()).unwrap();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(echo(stream));
+            }
+        };
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                tokio::select! { () = serve => {}, _ = stopped => {} }
+            });
+        });
+        Self { address, _stop: stop }
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+}
+
 /// What backends do. Each ends with closing its connection.
 pub(crate) mod behaviour {
     use super::Stream;

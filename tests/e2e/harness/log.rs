@@ -15,6 +15,8 @@ pub(crate) struct Log(Arc<(Mutex<Lines>, Condvar)>);
 struct Lines {
     /// What is no JSON stands here as a string.
     lines: Vec<Value>,
+    /// How many of them are of the access log.
+    access: usize,
     /// The process has closed it.
     ended: bool,
 }
@@ -29,7 +31,10 @@ impl Log {
             while matches!(source.read_until(b'\n', &mut line), Ok(1..)) {
                 let text = String::from_utf8_lossy(&line);
                 let value = serde_json::from_str(&text).unwrap_or_else(|_| Value::from(text.trim_end()));
-                writer.0.0.lock().unwrap().lines.push(value);
+                let mut lines = writer.0.0.lock().unwrap();
+                lines.access += usize::from(is_access(&value));
+                lines.lines.push(value);
+                drop(lines);
                 writer.0.1.notify_all();
                 line.clear();
             }
@@ -85,10 +90,15 @@ impl Log {
 
     /// Waits until the access log has `count` lines.
     pub(crate) fn finished(&self, count: usize) -> Vec<Value> {
-        self.wait(DEADLINE, &format!("{count} finished connections"), |lines| {
-            let lines: Vec<&Value> = lines.iter().filter(|line| is_access(line)).collect();
-            (lines.len() >= count).then(|| lines.into_iter().cloned().collect())
-        })
+        let deadline = Instant::now() + DEADLINE;
+        let mut lines = self.0.0.lock().unwrap();
+        while lines.access < count && !lines.ended && Instant::now() < deadline {
+            lines = self.0.1.wait_timeout(lines, Duration::from_millis(100)).unwrap().0;
+        }
+        let access: Vec<Value> = lines.lines.iter().filter(|line| is_access(line)).cloned().collect();
+        drop(lines); // not poisoned by the panic
+        assert!(access.len() >= count, "{} of {count} connections have finished", access.len());
+        access
     }
 }
 

@@ -23,7 +23,7 @@ mod stream;
 use std::time::{Duration, Instant};
 
 pub(crate) use arus::{Arus, Setup};
-pub(crate) use backend::{Backend, Closed, Hanging, behaviour};
+pub(crate) use backend::{Backend, Closed, Crowd, Hanging, behaviour};
 pub(crate) use bytes::{Random, pattern};
 pub(crate) use log::Log;
 pub(crate) use procfs::Process;

@@ -18,6 +18,27 @@ impl Process {
         fs::read_dir(&path).unwrap_or_else(|error| panic!("{path}: {error}")).count()
     }
 
+    /// Sets RLIMIT_NOFILE (soft) of a running process.
+    pub(crate) fn limit_descriptors(self, soft: u64) {
+        let pid = self.0 as nix::libc::pid_t;
+        let mut limit = nix::libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: both pointers are null or name one rlimit that lives over the call.
+        #[allow(unsafe_code)]
+        let got = unsafe { nix::libc::prlimit(pid, nix::libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) };
+        limit.rlim_cur = soft.min(limit.rlim_max);
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        let set = unsafe { nix::libc::prlimit(pid, nix::libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
+        assert_eq!((got, set), (0, 0), "prlimit: {}", std::io::Error::last_os_error());
+    }
+
+    /// The part of one core that it uses in `span`.
+    pub(crate) fn cpu_share(self, span: Duration) -> f64 {
+        let (before, begin) = (self.cpu(), std::time::Instant::now());
+        std::thread::sleep(span);
+        (self.cpu() - before).as_secs_f64() / begin.elapsed().as_secs_f64()
+    }
+
     /// Whether it watches files.
     pub(crate) fn has_inotify(self) -> bool {
         let entries = fs::read_dir(format!("/proc/{}/fd", self.0)).expect("descriptors");

@@ -270,11 +270,14 @@ fn a_reload_that_would_need_too_many_descriptors_is_refused_whole() {
     let web = arus.address("web");
     drop(ask(&web));
     let descriptors = arus.process().descriptors();
-    // A stretch of ports; each needs a socket per shard.
+    // A stretch of ports of an address that nobody else uses; each needs a socket per shard.
     let many = listener("many", "127.3.0.1:20000-20399", "app", "");
-    for _ in 0..3 {
-        configure(&arus, &(body.clone() + &many));
+    configure(&arus, &(body.clone() + &many));
+    for asked in 1..4 {
         let refused = reload(&arus).unwrap_err();
+        // The watcher asks once, too. Meanwhile there are no descriptors for new connections.
+        let count = || arus.status()["totals"]["reloads_refused"].as_u64().unwrap();
+        eventually("both are refused", || (count() > asked).then_some(()));
         assert!(refused.contains("listener `many`") && refused.contains("ulimit -n"), "{refused}");
         eventually("nothing is left open", || (arus.process().descriptors() <= descriptors).then_some(()));
         assert_eq!((ask(&web).1.as_str(), generation(&arus)), ("a", 1));

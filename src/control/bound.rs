@@ -57,7 +57,7 @@ impl<'a> Want<'a> {
     pub(super) fn problem(&self, what: impl std::fmt::Display) -> Problem {
         let Self { listener, endpoint } = self;
         let message = format!("listener `{}`: {endpoint} {what}", listener.name);
-        Problem { line: listener.line, message, in_use: false }
+        Problem { line: listener.line, message, is_in_use: false }
     }
 
     /// Binds a new address once per shard.
@@ -76,8 +76,8 @@ impl<'a> Want<'a> {
     }
 
     fn unbound(&self, error: &io::Error) -> Problem {
-        let problem = self.problem(format_args!("cannot be bound: {error}{}", hint(self.endpoint, error)));
-        Problem { in_use: error.kind() == io::ErrorKind::AddrInUse, ..problem }
+        let is_in_use = error.kind() == io::ErrorKind::AddrInUse;
+        Problem { is_in_use, ..self.problem(format_args!("cannot be bound: {error}{}", hint(self.endpoint, error))) }
     }
 }
 

@@ -12,6 +12,9 @@ use super::socket::{self, SocketFile};
 use super::startup::{self, Ground};
 use crate::config::plan::{AccessLog, Plan};
 
+/// How long the last owner of an address may take to go.
+const LAST_OWNER: Duration = Duration::from_secs(2);
+
 /// Everything that was acquired.
 pub(super) struct Launched {
     pub ground: Ground,
@@ -75,6 +78,20 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Vec<
     Ok(Launched { ground, prepared, control_socket, socket_file, demo, access_log })
 }
 
+/// The kernel closes the listening sockets of a process that was killed some time after it has ended, as io_uring still
+/// holds them; who starts arus again must not fail for that.
+fn prepare_first(plan: &Plan, shards: u16) -> Result<Prepared, Vec<Problem>> {
+    let deadline = Instant::now() + LAST_OWNER;
+    loop {
+        match prepare(plan.clone(), &InForce::default(), shards) {
+            Err(problems) if problems.iter().all(|problem| problem.is_in_use) && Instant::now() < deadline => {
+                std::thread::sleep(LAST_OWNER / 40);
+            }
+            result => return result,
+        }
+    }
+}
+
 /// Who to become; `None`: stay who we are.
 fn identity(plan: &Plan) -> Result<Option<Identity>, String> {
     let Some(name) = &plan.engine.user else { return Ok(None) };
@@ -98,23 +115,6 @@ fn warn_unreadable(config: Option<&Path>) {
 pub(super) fn render(problems: &[Problem], config: Option<&Path>) -> Vec<String> {
     let file = config.map_or_else(|| "built-in example".into(), |path| path.display().to_string());
     problems.iter().map(|problem| format!("{file}:{}:1: {}", problem.line, problem.message)).collect()
-}
-
-/// How long an address may be in use when arus starts: the kernel closes the sockets of an io_uring only some time after
-/// its process has gone, and who was killed is often started again at once.
-const IN_USE: Duration = Duration::from_secs(2);
-
-/// Prepares the first plan; waits a little where an address is in use.
-fn prepare_first(plan: &Plan, shards: u16) -> Result<Prepared, Vec<Problem>> {
-    let deadline = Instant::now() + IN_USE;
-    loop {
-        match prepare(plan.clone(), &InForce::default(), shards) {
-            Err(problems) if problems.iter().all(|problem| problem.in_use) && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            result => return result,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -53,8 +53,8 @@ pub(super) struct Problem {
     /// Line of the listener in the configuration, from 1.
     pub line: u32,
     pub message: String,
-    /// Somebody listens there: it may pass.
-    pub in_use: bool,
+    /// Somebody else listens there, who may be about to go.
+    pub is_in_use: bool,
 }
 
 /// Socket files of listeners that are not in force yet; removed when that never happens.

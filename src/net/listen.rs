@@ -81,8 +81,9 @@ fn remove_stale(path: &Path) -> io::Result<()> {
             Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is not a socket"))
         }
         Ok(_) => match UnixStream::connect(path) {
-            Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
-            Err(_) => std::fs::remove_file(path),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+            // Also one that does not let us in has an owner.
+            Ok(_) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
         },
     }
 }

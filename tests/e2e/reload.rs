@@ -1,5 +1,7 @@
 //! Reloads that are asked for: what they change, what they leave alone, and files that are refused.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -199,6 +201,40 @@ fn what_only_a_restart_can_change_is_warned_of_and_the_rest_taken() {
 fn connections_in_the_queue_of_a_removed_listener_are_served() {
     let a = tagged("a");
     let rest = upstream("app", &[&a], "") + &listener("stays", "127.0.0.1:0", "app", "");
+    let setup = Setup::new(rest.clone() + &listener("goes", "127.0.0.1:0", "app", ""));
+    let arus = setup.descriptors(360).start();
+    let (stays, goes) = (arus.address("stays"), arus.address("goes"));
+    // It keeps some descriptors for itself, and leaves connections in the queue until there are more.
+    let mut live = Vec::new();
+    let mut next_in_line = loop {
+        let mut stream = Stream::connect(&stays);
+        stream.0.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+        match stream.read_some(&mut [0; 2]) {
+            Ok(2) => live.push(stream),
+            Ok(count) => panic!("{count} bytes after {} connections", live.len()),
+            Err(_) => break stream,
+        }
+        assert!(live.len() < 360, "it has no end");
+    };
+    let waiting: Vec<Stream> = (0..10).map(|_| Stream::connect(&goes)).collect();
+    let accepted = arus.shard_sum("/accepted");
+    change(&arus, &rest);
+    for mut stream in waiting {
+        assert_eq!(crate::ops::read_tag(&mut stream), "a");
+        check_echo(&mut stream, 5);
+    }
+    wait_closed(&goes);
+    assert!(accepted < live.len() as u64 + 10, "they had not been in the queue");
+    // The one in front of the other listener waits for its turn, and gets it.
+    drop(live);
+    next_in_line.0.set_read_timeout(Some(DEADLINE)).unwrap();
+    assert_eq!(crate::ops::read_tag(&mut next_in_line), "a");
+}
+
+#[test]
+fn connections_that_come_while_a_listener_is_removed_are_served() {
+    let a = tagged("a");
+    let rest = upstream("app", &[&a], "") + &listener("stays", "127.0.0.1:0", "app", "");
     let arus = Setup::new(rest.clone() + &listener("goes", "127.0.0.1:0", "app", "")).start();
     let (stays, goes) = (arus.address("stays"), arus.address("goes"));
     for round in 0..5 {
@@ -270,11 +306,14 @@ fn a_reload_that_would_need_too_many_descriptors_is_refused_whole() {
     let web = arus.address("web");
     drop(ask(&web));
     let descriptors = arus.process().descriptors();
-    // A stretch of ports; each needs a socket per shard.
+    // A stretch of ports of an address that nobody else uses; each needs a socket per shard.
     let many = listener("many", "127.3.0.1:20000-20399", "app", "");
-    for _ in 0..3 {
-        configure(&arus, &(body.clone() + &many));
+    configure(&arus, &(body.clone() + &many));
+    for asked in 1..4 {
         let refused = reload(&arus).unwrap_err();
+        // The watcher asks once, too. Meanwhile there are no descriptors for new connections.
+        let count = || arus.status()["totals"]["reloads_refused"].as_u64().unwrap();
+        eventually("both are refused", || (count() > asked).then_some(()));
         assert!(refused.contains("listener `many`") && refused.contains("ulimit -n"), "{refused}");
         eventually("nothing is left open", || (arus.process().descriptors() <= descriptors).then_some(()));
         assert_eq!((ask(&web).1.as_str(), generation(&arus)), ("a", 1));

@@ -321,3 +321,19 @@ fn a_socket_file_that_was_left_behind_is_taken_over_and_a_live_one_is_not() {
     assert_eq!(second.wait_exit(DEADLINE).code(), Some(0));
     assert!(!directory.path().join("web.sock").exists());
 }
+
+#[test]
+fn killed_under_load_it_can_be_started_again_at_once() {
+    let a = tagged("a");
+    let mut arus = Setup::one("127.0.0.1:0", &[&a]).start();
+    let web = arus.address("web");
+    for _ in 0..3 {
+        let live: Vec<_> = (0..200).map(|_| ask(&web)).collect();
+        arus.signal(nix::sys::signal::Signal::SIGKILL);
+        arus.wait_exit(DEADLINE);
+        // Its listening sockets may still be there, as its rings are taken down after it has ended.
+        arus = Setup::one(&web.to_string(), &[&a]).start();
+        drop(live);
+        assert_eq!(ask(&web).1, "a");
+    }
+}

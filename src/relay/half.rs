@@ -182,7 +182,7 @@ impl Half {
             if self.sends == BUSY {
                 to.pin();
             }
-            let send = to.send(&mut self.queue);
+            let send = to.send(&mut self.queue, &self.from);
             progress.count += send.bytes() as i64;
             self.sending = Some(send);
         }

@@ -256,11 +256,17 @@ impl Core {
                     return;
                 }
                 // A send that is done needs its buffers no more, whoever looks at it and when.
+                let partner = single.partner;
                 if single.owned.is_sent_by(result) {
                     let owned = std::mem::replace(&mut single.owned, Owned::Nothing);
                     self.reclaim(owned);
+                    single.waker.take()
+                } else {
+                    single.waker.take().or_else(|| match slots.get(partner?) {
+                        Some(Operation::Receive(receive)) => receive.waker.clone(),
+                        _ => None,
+                    })
                 }
-                single.waker.take()
             }
             Some(Operation::Receive(receive)) => {
                 let mut pool = self.pool.borrow_mut();

@@ -61,10 +61,26 @@ impl InFlight {
     /// The entry names no memory but the pool's and what lies behind the boxes of `owned`, and no descriptor but
     /// `descriptor`.
     unsafe fn start(core: &Rc<Core>, descriptor: &Descriptor, owned: Owned, entry: squeue::Entry) -> Self {
+        // SAFETY: passed on to the caller.
+        unsafe { Self::start_with(core, descriptor, owned, None, entry) }
+    }
+
+    /// As [`InFlight::start`], with a receive of the same task as partner.
+    ///
+    /// # Safety
+    /// As [`InFlight::start`].
+    unsafe fn start_with(
+        core: &Rc<Core>,
+        descriptor: &Descriptor,
+        owned: Owned,
+        partner: Option<Token>,
+        entry: squeue::Entry,
+    ) -> Self {
         let token = core.slots.borrow_mut().insert(Operation::Single(Single {
             waker: None,
             result: None,
             orphan: false,
+            partner,
             owned,
             _descriptor: Rc::clone(descriptor),
         }));
@@ -84,7 +100,7 @@ impl InFlight {
         }
     }
 
-    /// Wakes the task at the completion. Without it a successful one wakes nobody.
+    /// Wakes the task at the completion. Without it a send that is sent in full wakes nobody.
     pub(super) fn wake(&mut self, context: &Context<'_>) {
         register(&mut self.core.slots.borrow_mut().single(self.token).waker, context);
     }
@@ -121,7 +137,7 @@ impl Drop for InFlight {
 }
 
 /// Sends a chain of buffers, all of it unless the peer fails.
-pub(super) fn start_send(core: &Rc<Core>, descriptor: &Descriptor, chain: Chain) -> InFlight {
+pub(super) fn start_send(core: &Rc<Core>, descriptor: &Descriptor, chain: Chain, partner: Token) -> InFlight {
     let fd = types::Fd(descriptor.target());
     let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
     debug_assert!(chain.count() <= SEND_BUFFERS && !chain.is_empty());
@@ -131,14 +147,14 @@ pub(super) fn start_send(core: &Rc<Core>, descriptor: &Descriptor, chain: Chain)
         drop(pool);
         let entry = descriptor.aim(opcode::Send::new(fd, base, len as u32).flags(flags).build());
         // SAFETY: the buffer is the pool's, and `chain` keeps it from being provided again.
-        return unsafe { InFlight::start(core, descriptor, Owned::Buffer(chain), entry) };
+        return unsafe { InFlight::start_with(core, descriptor, Owned::Buffer(chain), Some(partner), entry) };
     }
     let mut vector = core.vectors.borrow_mut().pop().unwrap_or_else(Vector::new);
     let header = vector.fill(pool.pieces(&chain));
     drop(pool);
     let entry = descriptor.aim(opcode::SendMsg::new(fd, header).flags(flags as u32).build());
     // SAFETY: header and vector lie in the box that the slot owns; the buffers are the pool's, kept by `chain`.
-    unsafe { InFlight::start(core, descriptor, Owned::Vector(chain, vector), entry) }
+    unsafe { InFlight::start_with(core, descriptor, Owned::Vector(chain, vector), Some(partner), entry) }
 }
 
 /// Takes back what [`start_send`] was given and what was not given back at its completion.

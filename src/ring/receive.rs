@@ -93,6 +93,10 @@ impl Receive {
         Poll::Pending
     }
 
+    pub(super) fn token(&self) -> Token {
+        self.token
+    }
+
     /// Whether an asking stands: data will come by itself, and wake the task.
     #[must_use]
     pub fn is_armed(&self) -> bool {

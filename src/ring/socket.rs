@@ -65,12 +65,12 @@ impl Socket {
     }
 
     /// Begins to send the front of `queue`, up to [`SEND_BUFFERS`] buffers in one operation; the rest stays in the
-    /// queue.
+    /// queue. Where the send fails and nobody waits for it, the task that polls `partner` is woken.
     #[must_use]
-    pub fn send(&self, queue: &mut Chain) -> Send {
+    pub fn send(&self, queue: &mut Chain, partner: &Receive) -> Send {
         let chain = self.core.pool.borrow_mut().split(queue, SEND_BUFFERS);
         let (buffers, len) = (chain.count() as u16, chain.len() as u32);
-        Send { in_flight: operation::start_send(&self.core, &self.descriptor, chain), buffers, len }
+        Send { in_flight: operation::start_send(&self.core, &self.descriptor, chain, partner.token()), buffers, len }
     }
 
     /// Whether splice(2) can move bytes between this socket and a pipe without copying: TCP.

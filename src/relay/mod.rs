@@ -5,6 +5,8 @@
 
 mod half;
 mod splice;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

@@ -262,7 +262,7 @@ impl Core {
                     self.reclaim(owned);
                     single.waker.take()
                 } else {
-                    single.waker.take().or_else(|| match slots.get(partner?) {
+                    single.waker.take().or_else(|| match slots.get(partner) {
                         Some(Operation::Receive(receive)) => receive.waker.clone(),
                         _ => None,
                     })

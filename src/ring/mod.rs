@@ -23,7 +23,7 @@ mod receive;
 mod slots;
 mod socket;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod timer;
 
 pub use accept::{Accept, Appetite};

@@ -62,7 +62,7 @@ impl InFlight {
     /// `descriptor`.
     unsafe fn start(core: &Rc<Core>, descriptor: &Descriptor, owned: Owned, entry: squeue::Entry) -> Self {
         // SAFETY: passed on to the caller.
-        unsafe { Self::start_with(core, descriptor, owned, None, entry) }
+        unsafe { Self::start_with(core, descriptor, owned, Token::NONE, entry) }
     }
 
     /// As [`InFlight::start`], with a receive of the same task as partner.
@@ -73,7 +73,7 @@ impl InFlight {
         core: &Rc<Core>,
         descriptor: &Descriptor,
         owned: Owned,
-        partner: Option<Token>,
+        partner: Token,
         entry: squeue::Entry,
     ) -> Self {
         let token = core.slots.borrow_mut().insert(Operation::Single(Single {
@@ -147,14 +147,14 @@ pub(super) fn start_send(core: &Rc<Core>, descriptor: &Descriptor, chain: Chain,
         drop(pool);
         let entry = descriptor.aim(opcode::Send::new(fd, base, len as u32).flags(flags).build());
         // SAFETY: the buffer is the pool's, and `chain` keeps it from being provided again.
-        return unsafe { InFlight::start_with(core, descriptor, Owned::Buffer(chain), Some(partner), entry) };
+        return unsafe { InFlight::start_with(core, descriptor, Owned::Buffer(chain), partner, entry) };
     }
     let mut vector = core.vectors.borrow_mut().pop().unwrap_or_else(Vector::new);
     let header = vector.fill(pool.pieces(&chain));
     drop(pool);
     let entry = descriptor.aim(opcode::SendMsg::new(fd, header).flags(flags as u32).build());
     // SAFETY: header and vector lie in the box that the slot owns; the buffers are the pool's, kept by `chain`.
-    unsafe { InFlight::start_with(core, descriptor, Owned::Vector(chain, vector), Some(partner), entry) }
+    unsafe { InFlight::start_with(core, descriptor, Owned::Vector(chain, vector), partner, entry) }
 }
 
 /// Takes back what [`start_send`] was given and what was not given back at its completion.

@@ -20,10 +20,10 @@ use crate::stats::counters::ShardStats;
 /// Whatever takes longer never ends.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-pub(super) const TINY: Options = Options { buffer_size: 1024, buffers: 8, max_buffers: 8, completions: 64 };
+pub(crate) const TINY: Options = Options { buffer_size: 1024, buffers: 8, max_buffers: 8, completions: 64 };
 
 /// What this kernel has, and less and less of it.
-fn paths() -> Vec<Features> {
+pub(crate) fn paths() -> Vec<Features> {
     let best = probe().unwrap();
     let without_caps = Features { receive_caps: false, ..best };
     let without_bundles = Features { bundles: false, ..without_caps };
@@ -33,7 +33,7 @@ fn paths() -> Vec<Features> {
 }
 
 /// Runs `body` on a ring of its own, to its end.
-fn on_ring<T: 'static, F: Future<Output = T> + 'static>(
+pub(crate) fn on_ring<T: 'static, F: Future<Output = T> + 'static>(
     options: Options,
     features: Features,
     body: impl FnOnce(Ring) -> F,

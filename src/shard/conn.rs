@@ -36,7 +36,10 @@ async fn live(session: &Session, permit: Permit, client: Socket) -> Outcome {
     let connected = session.shard().ring().now();
     let timeouts = session.listener().timeouts;
     let terms = relay::Terms { idle: timeouts.idle, half_closed: timeouts.half_closed };
-    let count = |direction, bytes| session.count(direction, bytes);
+    let count = |direction, bytes| {
+        session.count(direction, bytes);
+        panic_if_asked(session);
+    };
     let tally = relay::run(session.shard().ring(), &client, &upstream, terms, &session.live().cut, count).await;
     if let Some(first_byte) = tally.first_byte {
         session.first_byte(first_byte.saturating_sub(connected));
@@ -81,6 +84,18 @@ async fn establish(session: &Session, permit: &Permit) -> Result<(Socket, Place)
         }
     }
     Err(last.unwrap_or(Outcome::failed(Reason::NoBackend, Blame::Upstream)))
+}
+
+/// For the test of what a panic costs: in debug builds, sessions from the address ARUS_TEST_PANIC panic as they relay.
+fn panic_if_asked(session: &Session) {
+    #[cfg(debug_assertions)]
+    {
+        static ASKED: std::sync::OnceLock<Option<std::net::IpAddr>> = std::sync::OnceLock::new();
+        let asked = ASKED.get_or_init(|| std::env::var("ARUS_TEST_PANIC").ok()?.parse().ok());
+        assert!(asked.is_none() || *asked != session.source(), "asked to panic");
+    }
+    #[cfg(not(debug_assertions))]
+    let _ = session;
 }
 
 fn route(session: &Session) -> Option<UpstreamIndex> {

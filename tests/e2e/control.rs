@@ -13,10 +13,7 @@ fn a_killed_session_is_cut_and_the_others_live() {
         let mut buffer = [0; 100];
         loop {
             match stream.read_some(&mut buffer) {
-                Ok(0) => {
-                    let _ = verdicts.send((number, End::Fin));
-                    break;
-                }
+                Ok(0) => break,
                 Ok(count) => stream.write_all(&buffer[..count]),
                 Err(_) => {
                     let _ = verdicts.send((number, End::Reset));
@@ -195,4 +192,38 @@ fn idleness_costs_nothing_and_ends_at_once() {
     println!("first byte after idling: {best:?} at best, {warm:?} while warm");
     // A tick would be seen by all of them; a loaded machine delays some.
     assert!(*best < 20 * warm + Duration::from_millis(5), "{cold:?} after idling, {warm:?} while warm");
+}
+
+/// A panic in the middle of a relay, with bytes on their way, ends that connection and nothing else.
+#[test]
+fn a_panic_ends_one_connection() {
+    if cfg!(not(debug_assertions)) {
+        println!("skipped: only debug builds can be asked to panic");
+        return;
+    }
+    let backend = Backend::start(behaviour::echo);
+    let mut arus = Setup::one("127.0.0.1:0", &[&backend]).shards(1).env("ARUS_TEST_PANIC", "127.0.0.66").start();
+    let address = arus.address("web");
+    let mut other = Stream::connect(&address);
+    other.send(1, 0, 1000);
+    other.expect(1, 0, 1000);
+    let descriptors = arus.descriptors();
+    for round in 1..=5 {
+        let mut victim = Stream::connect_from([127, 0, 0, 66].into(), &address);
+        let local = victim.local();
+        victim.send_until_error(2, 4 << 20);
+        victim.discard();
+        let line = arus.session_of(local);
+        assert_eq!(
+            (&line["reason"], &line["blame"], &line["state"]),
+            (&"panic".into(), &"proxy".into(), &"failed".into())
+        );
+        other.send(1, round * 1000, 1000);
+        other.expect(1, round * 1000, 1000);
+    }
+    assert_eq!(arus.shard_sum("/panics"), 5);
+    assert!(arus.is_running());
+    arus.wait_active(1);
+    arus.wait_buffers_whole();
+    arus.wait_descriptors(descriptors);
 }

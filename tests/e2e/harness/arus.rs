@@ -136,7 +136,8 @@ impl Setup {
     /// Starts it and waits until it is ready.
     pub(crate) fn start(self) -> Arus {
         let arus = self.launch();
-        arus.log.message("ready");
+        let lines = || arus.log.lines().iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
+        assert!(arus.log.try_ready(), "arus does not get ready:\n{}", lines());
         arus
     }
 
@@ -286,6 +287,14 @@ impl Arus {
             std::thread::sleep(Duration::from_millis(10));
         }
         panic!("{seen} descriptors, and {most} at the beginning: {:?}", self.process().tcp_states());
+    }
+
+    /// Waits until it holds no more than so many TCP connections, in whatever state.
+    pub(crate) fn wait_connections(&self, most: usize) {
+        super::eventually("its connections have ended", || {
+            let states = self.process().tcp_states();
+            (states.iter().filter(|state| *state != "LISTEN").count() <= most).then_some(())
+        });
     }
 
     /// Waits until every buffer is back in its pool.

@@ -74,6 +74,21 @@ impl Log {
         self.wait(DEADLINE, &format!("the message {part:?}"), |lines| lines.iter().find(says).cloned())
     }
 
+    /// Waits until arus is ready, or its process has ended; whether it is.
+    pub(crate) fn try_ready(&self) -> bool {
+        let deadline = Instant::now() + DEADLINE;
+        let mut lines = self.0.0.lock().unwrap();
+        loop {
+            if lines.lines.iter().any(|line| line["message"] == "ready") {
+                return true;
+            }
+            if lines.ended || Instant::now() > deadline {
+                return false;
+            }
+            lines = self.0.1.wait_timeout(lines, Duration::from_millis(100)).unwrap().0;
+        }
+    }
+
     /// Waits until the process has closed its log; gives all lines.
     pub(crate) fn to_the_end(&self) -> Vec<Value> {
         let (lines, changed) = &*self.0;

@@ -79,8 +79,8 @@ fn header(status: &Status) -> String {
         units::bytes_per_second(totals.flow.bytes_up_per_second),
         units::bytes_per_second(totals.flow.bytes_down_per_second),
     );
-    if totals.summaries_dropped > 0 || totals.log_lines_dropped > 0 {
-        let (access, log) = (totals.summaries_dropped, totals.log_lines_dropped);
+    let (access, log) = (totals.summaries_dropped + totals.access_lines_unwritten, totals.log_lines_dropped);
+    if access > 0 || log > 0 {
         let _ = writeln!(text, "LOST: {access} lines of the access log, {log} of the log");
     }
     text

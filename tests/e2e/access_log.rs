@@ -171,6 +171,9 @@ fn a_full_disk_is_counted_and_disturbs_nobody() {
     let warning = arus.log.message("the access log has lost lines");
     assert!(warning["unwritten"].as_u64().unwrap() > 0, "{warning}");
     assert!(warning["error"].as_str().unwrap().contains("No space left"), "{warning}");
+    let unwritten = arus.status()["totals"]["access_lines_unwritten"].as_u64().unwrap();
+    assert!(unwritten >= warning["unwritten"].as_u64().unwrap(), "{unwritten}");
+    assert!(arus.command(&["status"]).0.contains("LOST: "));
     // With room again, it goes on.
     let text = std::fs::read_to_string(arus.config()).unwrap();
     let path = arus.directory().join("access.log");

@@ -33,7 +33,7 @@ pub(in crate::cli) fn reading(seconds: u64) -> Status {
             "active": 14, "accepted": 200 * seconds, "accepted_per_second": 200.0, "rejected": 5, "failed": 2,
             "bytes_up": seconds << 21, "bytes_down": seconds << 31, "bytes_up_per_second": 2097152.0,
             "bytes_down_per_second": 2147483648.0, "reloads": 2, "reloads_refused": 1, "summaries_dropped": 0,
-            "log_lines_dropped": 0,
+            "access_lines_unwritten": 0, "log_lines_dropped": 0,
         },
         "limits": { "connections": { "used": 14, "limit": 100_000 }, "descriptors": 1024 },
         "latency": { "connect": latency, "first_byte": latency, "session": latency },

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sessions::rfc3339;
 use crate::control::handle::Control;
-use crate::control::logging;
+use crate::control::{logging, recorder};
 use crate::stats::totals::{
     BackendTotals, LatencyTotals, ListenerTotals, Reloads, ShardTotals, Totals as Reading, Traffic, UpstreamTotals,
 };
@@ -60,6 +60,8 @@ pub struct Totals {
     pub reloads_refused: u64,
     /// Finished sessions that the access log could not take.
     pub summaries_dropped: u64,
+    /// Lines of the access log that could not be written, as on a full disk.
+    pub access_lines_unwritten: u64,
     pub log_lines_dropped: u64,
 }
 
@@ -213,6 +215,7 @@ fn totals(reading: &Reading) -> Totals {
         reloads: ok,
         reloads_refused: failed,
         summaries_dropped: reading.shards.iter().map(|shard| shard.summaries_dropped).sum(),
+        access_lines_unwritten: recorder::unwritten_lines(),
         log_lines_dropped: logging::dropped_lines(),
     }
 }

@@ -8,6 +8,7 @@ mod sink;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,14 @@ const PAUSE: Duration = Duration::from_millis(20);
 const BATCH_BYTES: usize = 256 * 1024;
 /// How often losses are said.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Lines that the access log did not take, since the start of the process.
+static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
+
+/// Lines that were handed over and could not be written: a full disk.
+pub(super) fn unwritten_lines() -> u64 {
+    UNWRITTEN.load(Ordering::Relaxed)
+}
 
 /// The control side's end of the recorder.
 #[derive(Debug)]
@@ -130,8 +139,7 @@ impl Journal {
         if let Err(unwritten) = self.sink.write(batch, lines) {
             self.lost.unwritten(unwritten.lines, &unwritten.error);
         }
-        let dropped =
-            self.shards.iter().map(|shard| shard.summaries_dropped.load(std::sync::atomic::Ordering::Relaxed));
+        let dropped = self.shards.iter().map(|shard| shard.summaries_dropped.load(Ordering::Relaxed));
         self.lost.dropped(dropped.sum());
     }
 }
@@ -155,6 +163,7 @@ impl Losses {
 
     fn unwritten(&mut self, lines: u64, error: &io::Error) {
         self.unwritten += lines;
+        UNWRITTEN.fetch_add(lines, Ordering::Relaxed);
         self.error = error.to_string();
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::task::{Context, Poll};
 
+use super::detour::Detour;
 use super::splice::{Splice, Step};
 use crate::limits::{QUEUED_BYTES_PER_DIRECTION, QUEUED_BYTES_UNDER_PRESSURE};
 use crate::ring::{Ask, Chain, Receive, Received, Ring, SEND_BUFFERS, Send, Socket};
@@ -24,6 +25,23 @@ const BULK_PIECE: usize = 4;
 /// short answers never pay for a pipe.
 const BULK: u64 = 512;
 
+/// Another way than through the shard's buffers.
+enum Aside {
+    /// While the direction is bulk.
+    Splice(Box<Splice>),
+    /// While the shard has no buffer left.
+    Detour(Detour),
+}
+
+impl Aside {
+    fn is_pending(&self) -> bool {
+        match self {
+            Self::Splice(splice) => splice.is_pending(),
+            Self::Detour(detour) => detour.is_pending(),
+        }
+    }
+}
+
 /// One direction.
 pub(super) struct Half {
     ring: Ring,
@@ -38,8 +56,10 @@ pub(super) struct Half {
     bulk: u64,
     /// Sends so far, up to as many as a byte counts.
     sends: u8,
-    /// While the direction is bulk.
-    splice: Option<Box<Splice>>,
+    /// There is something to receive and no buffer for it.
+    lacks_buffer: bool,
+    /// While the direction does not go through the shard's buffers.
+    aside: Option<Aside>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +104,8 @@ impl Half {
             ask: LEAST_ASK,
             bulk: 0,
             sends: 0,
-            splice: None,
+            lacks_buffer: false,
+            aside: None,
         }
     }
 
@@ -99,7 +120,7 @@ impl Half {
 
     /// Whether bytes wait for `to` to take them.
     pub(super) fn is_sending(&self) -> bool {
-        self.sending.is_some() || self.splice.as_ref().is_some_and(|splice| splice.is_pending())
+        self.sending.is_some() || self.aside.as_ref().is_some_and(Aside::is_pending)
     }
 
     /// True once, when a FIN is to be passed on.
@@ -125,44 +146,60 @@ impl Half {
             ring.release(std::mem::take(&mut self.queue));
             return (progress, Some(error));
         }
-        let failed = match self.is_spliced(ring, from, to) {
-            true => self.poll_splice(from, to, context, &mut progress),
-            false => self.poll_copy(ring, to, context, &mut progress),
-        };
-        (progress, failed)
+        if self.is_aside(ring, from, to) {
+            let failed = self.poll_aside(from, to, context, &mut progress);
+            return (progress, failed);
+        }
+        let failed = self.poll_copy(ring, to, context, &mut progress);
+        // It has only now turned out that there is no buffer.
+        match failed.is_none() && self.lacks_buffer && self.is_aside(ring, from, to) {
+            true => {
+                let failed = self.poll_aside(from, to, context, &mut progress);
+                (progress, failed)
+            }
+            false => (progress, failed),
+        }
     }
 
-    /// Whether the direction is bulk, and goes through a pipe; begins with that at a moment when nothing is queued, in
-    /// flight or asked for.
-    fn is_spliced(&mut self, ring: &Ring, from: &Socket, to: &Socket) -> bool {
-        if self.splice.is_none() && self.is_bulk() && !self.is_pending() && self.from.is_at_rest() {
+    /// Whether the direction goes another way than through the shard's buffers; it begins with that at a moment when
+    /// nothing is queued, in flight or asked for.
+    fn is_aside(&mut self, ring: &Ring, from: &Socket, to: &Socket) -> bool {
+        if self.aside.is_none() && (self.is_bulk() || self.lacks_buffer) && !self.is_pending() && self.from.is_at_rest()
+        {
+            if self.is_bulk() && from.can_splice() && to.can_splice() {
+                self.aside = ring.pipe().map(|pipe| Aside::Splice(Box::new(Splice::new(pipe))));
+            }
             // Not to be tried again for every piece where there is no pipe.
             self.bulk = 0;
-            if from.can_splice() && to.can_splice() {
-                self.splice = ring.pipe().map(|pipe| Box::new(Splice::new(pipe)));
+            if std::mem::take(&mut self.lacks_buffer) && self.aside.is_none() {
+                self.aside = Some(Aside::Detour(Detour::new(from)));
             }
         }
-        self.splice.is_some()
+        self.aside.is_some()
     }
 
-    fn poll_splice(
+    fn poll_aside(
         &mut self,
         from: &Socket,
         to: &Socket,
         context: &mut Context<'_>,
         progress: &mut Progress,
     ) -> Option<io::Error> {
-        let (flow, error) = match self.splice.as_mut()?.poll(from, to, context, progress) {
+        let step = match self.aside.as_mut()? {
+            Aside::Splice(splice) => splice.poll(from, to, context, progress),
+            Aside::Detour(detour) => detour.poll(from, to, context, progress),
+        };
+        let (flow, error) = match step {
             Step::Waits => return None,
             Step::Small => (Flow::Open, None),
             Step::Ended => (Flow::Ended, None),
             Step::Broken(error) => (Flow::Broken, Some(error)),
             Step::Refused(error) => (Flow::Refused, Some(error)),
         };
-        self.splice = None;
+        self.aside = None;
         self.flow = flow;
         if flow == Flow::Open {
-            // Copying goes on where splicing ended.
+            // Copying goes on where this ended.
             self.ask = LEAST_ASK;
             context.waker().wake_by_ref();
         }
@@ -221,7 +258,7 @@ impl Half {
         while self.flow == Flow::Open {
             let (held, ask) = (self.held(), usize::from(self.ask));
             // A direction that is to be spliced comes to rest first.
-            let rests = self.is_bulk();
+            let rests = self.is_bulk() || self.lacks_buffer;
             match self.from.poll(context, || if rests { Ask::default() } else { what_to_ask(ring, held, ask) }) {
                 Poll::Pending => break,
                 Poll::Ready(Received::Data(chain)) => {
@@ -233,6 +270,7 @@ impl Half {
                         self.from.pause();
                     }
                 }
+                Poll::Ready(Received::NoBuffer) => self.lacks_buffer = true,
                 Poll::Ready(Received::End) => self.flow = Flow::Ending,
                 Poll::Ready(Received::Failed(error)) => {
                     self.flow = Flow::Breaking;

@@ -3,6 +3,7 @@
 //! Each direction is a [`half::Half`]. FIN is passed on after everything before it and the other direction goes on; RST
 //! is passed on as RST after what came before it. A side that does not read holds a bounded number of buffers.
 
+mod detour;
 mod half;
 mod splice;
 #[cfg(test)]

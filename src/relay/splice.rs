@@ -27,7 +27,7 @@ pub(super) struct Splice {
 pub(super) enum Step {
     /// It waits for a socket.
     Waits,
-    /// The pieces have become small and the pipe is empty.
+    /// There is nothing on the way, and the ordinary way should be taken again.
     Small,
     /// `from` has sent FIN; the pipe is empty.
     Ended,
@@ -95,6 +95,6 @@ impl Splice {
     }
 }
 
-fn is_temporary(error: &io::Error) -> bool {
+pub(super) fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

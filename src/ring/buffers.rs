@@ -100,6 +100,11 @@ impl Pool {
         (self.provided + self.capacity.saturating_sub(self.total)) as usize
     }
 
+    /// Whether no buffer is free and none can be made.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.provided == 0 && self.wanted >= self.capacity
+    }
+
     pub(super) fn has_grown(&self) -> bool {
         self.wanted > u32::from(self.step)
     }

@@ -347,7 +347,7 @@ impl Core {
                 self.pool.borrow_mut().release(chain);
                 self.spare(vector);
             }
-            Owned::Nothing | Owned::Address { .. } | Owned::Bytes { .. } | Owned::Word { .. } => {}
+            Owned::Nothing | Owned::Address { .. } | Owned::Bytes(_) | Owned::Word { .. } => {}
         }
     }
 

@@ -30,7 +30,7 @@ pub use accept::{Accept, Appetite};
 pub use buffers::Counts;
 pub use chain::Chain;
 pub use driver::Pacing;
-pub use operation::Completion;
+pub use operation::{Completion, OwnBuffer};
 pub use pipe::Pipe;
 pub use probe::{Unusable, probe};
 pub use receive::{Ask, First, Receive, Received};

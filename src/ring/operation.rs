@@ -170,12 +170,21 @@ pub(super) fn sent(core: &Core, owned: Owned) -> Chain {
     }
 }
 
-pub(super) fn start_send_bytes(core: &Rc<Core>, descriptor: &Descriptor, bytes: Box<[u8]>) -> InFlight {
+/// Sends the first `len` of `bytes`, all of them unless the peer fails.
+pub(super) fn start_send_bytes(core: &Rc<Core>, descriptor: &Descriptor, bytes: Box<[u8]>, len: usize) -> InFlight {
     let fd = types::Fd(descriptor.as_raw_fd());
-    let entry =
-        opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32).flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL).build();
+    let len = len.min(bytes.len()) as u32;
+    let entry = opcode::Send::new(fd, bytes.as_ptr(), len).flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL).build();
     // SAFETY: the bytes lie in the box that the slot owns.
-    unsafe { InFlight::start(core, descriptor, Owned::Bytes { _bytes: bytes }, entry) }
+    unsafe { InFlight::start(core, descriptor, Owned::Bytes(bytes), entry) }
+}
+
+/// Receives into memory that is not the pool's.
+pub(super) fn start_receive_bytes(core: &Rc<Core>, descriptor: &Descriptor, mut bytes: Box<[u8]>) -> InFlight {
+    let fd = types::Fd(descriptor.as_raw_fd());
+    let entry = opcode::Recv::new(fd, bytes.as_mut_ptr(), bytes.len() as u32).build();
+    // SAFETY: the bytes lie in the box that the slot owns.
+    unsafe { InFlight::start(core, descriptor, Owned::Bytes(bytes), entry) }
 }
 
 pub(super) fn start_connect(core: &Rc<Core>, descriptor: &Descriptor, address: &SockAddr) -> InFlight {
@@ -209,6 +218,32 @@ impl Future for Completion {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.poll(context).map(|(result, _)| to_result(result))
+    }
+}
+
+/// An operation on memory that is not the pool's.
+pub struct OwnBuffer {
+    in_flight: InFlight,
+    wanted: usize,
+}
+
+impl OwnBuffer {
+    pub(super) fn new(in_flight: InFlight, wanted: usize) -> Self {
+        Self { in_flight, wanted }
+    }
+
+    /// Bytes that the operation was asked to move.
+    #[must_use]
+    pub fn wanted(&self) -> usize {
+        self.wanted
+    }
+
+    /// How many bytes were moved, and the memory; once.
+    pub fn poll(&mut self, context: &Context<'_>) -> Poll<(io::Result<u32>, Box<[u8]>)> {
+        self.in_flight.poll(context).map(|(result, owned)| match owned {
+            Owned::Bytes(bytes) => (to_result(result), bytes),
+            _ => unreachable!("the operation owns bytes"),
+        })
     }
 }
 

@@ -20,6 +20,8 @@ pub enum Received {
     Data(Chain),
     /// The peer has sent FIN.
     End,
+    /// There is something, but the shard has no buffer for it and may make no more.
+    NoBuffer,
     /// The connection is broken.
     Failed(io::Error),
 }
@@ -61,6 +63,7 @@ impl Receive {
             armed: false,
             pausing: false,
             starved: false,
+            hopeless: false,
             orphan: false,
             in_doubt: false,
             ended: None,
@@ -81,6 +84,9 @@ impl Receive {
             Some(0) => return Poll::Ready(Received::End),
             Some(error) => return Poll::Ready(Received::Failed(io::Error::from_raw_os_error(-error))),
             None => {}
+        }
+        if std::mem::take(&mut receive.hopeless) {
+            return Poll::Ready(Received::NoBuffer);
         }
         register(&mut receive.waker, context);
         if !receive.armed && !receive.starved {
@@ -163,24 +169,36 @@ impl Core {
         unsafe { self.push(entry, token) };
     }
 
-    /// Lets receives that found no buffer try again, one for each buffer that is there now.
+    /// Lets receives that found no buffer try again, one for each buffer that is there now. Where there is none and the
+    /// pool may not grow, all are told.
     pub(super) fn feed_starved(&self) {
         let mut starved = self.starved.borrow_mut();
         if starved.is_empty() {
             return;
         }
-        let free = self.pool.borrow().counts().free as usize;
-        let count = starved.len().min(free);
+        let (free, exhausted) = {
+            let pool = self.pool.borrow();
+            (pool.counts().free as usize, pool.is_exhausted())
+        };
+        let count = if exhausted { starved.len() } else { starved.len().min(free) };
         let fed: Vec<Token> = starved.drain(..count).collect();
         drop(starved);
         for token in fed {
             let mut slots = self.slots.borrow_mut();
-            if let Some(Operation::Receive(receive)) = slots.get(token) {
-                receive.starved = false;
-                if !receive.armed && !receive.orphan {
-                    drop(slots);
-                    self.arm_receive(token);
+            let Some(Operation::Receive(receive)) = slots.get(token) else { continue };
+            receive.starved = false;
+            if receive.armed || receive.orphan {
+                continue;
+            }
+            if exhausted {
+                receive.hopeless = true;
+                if let Some(waker) = &receive.waker {
+                    self.note_activity();
+                    waker.wake_by_ref();
                 }
+            } else {
+                drop(slots);
+                self.arm_receive(token);
             }
         }
     }

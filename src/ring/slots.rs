@@ -65,7 +65,7 @@ pub(super) struct Single {
 pub(super) enum Owned {
     Nothing,
     Address { _address: Box<SockAddr> },
-    Bytes { _bytes: Box<[u8]> },
+    Bytes(Box<[u8]>),
     Word { _word: Box<u64> },
     Buffer(Chain),
     Vector(Chain, Box<Vector>),
@@ -76,7 +76,7 @@ impl Owned {
     pub(super) fn is_sent_by(&self, result: i32) -> bool {
         match self {
             Self::Buffer(chain) | Self::Vector(chain, _) => usize::try_from(result) == Ok(chain.len()),
-            Self::Nothing | Self::Address { .. } | Self::Bytes { .. } | Self::Word { .. } => false,
+            Self::Nothing | Self::Address { .. } | Self::Bytes(_) | Self::Word { .. } => false,
         }
     }
 }
@@ -98,6 +98,8 @@ pub(super) struct ReceiveState {
     pub(super) pausing: bool,
     /// Waits for buffers to come back.
     pub(super) starved: bool,
+    /// Found no buffer, and the pool may not grow; to be told.
+    pub(super) hopeless: bool,
     pub(super) orphan: bool,
     /// Its end may have been missed: see [`super::missed`].
     pub(super) in_doubt: bool,

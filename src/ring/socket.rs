@@ -13,7 +13,7 @@ use super::accept::Accept;
 use super::chain::Chain;
 use super::core::Core;
 use super::descriptor::{Descriptor, File};
-use super::operation::{self, Completion, InFlight, SEND_BUFFERS};
+use super::operation::{self, Completion, InFlight, OwnBuffer, SEND_BUFFERS};
 use super::pipe::set_nonblocking;
 use super::receive::{First, Receive};
 use crate::net::Delivery;
@@ -61,7 +61,21 @@ impl Socket {
 
     /// Sends bytes that are not the pool's; gives how many.
     pub fn send_bytes(&self, bytes: Box<[u8]>) -> Completion {
-        Completion(operation::start_send_bytes(&self.core, &self.descriptor, bytes))
+        let len = bytes.len();
+        Completion(operation::start_send_bytes(&self.core, &self.descriptor, bytes, len))
+    }
+
+    /// Sends the first `len` of `bytes`, and gives them back.
+    #[must_use]
+    pub fn send_from(&self, bytes: Box<[u8]>, len: usize) -> OwnBuffer {
+        OwnBuffer::new(operation::start_send_bytes(&self.core, &self.descriptor, bytes, len), len)
+    }
+
+    /// Receives into memory that is not the pool's, and gives it back.
+    #[must_use]
+    pub fn receive_into(&self, bytes: Box<[u8]>) -> OwnBuffer {
+        let len = bytes.len();
+        OwnBuffer::new(operation::start_receive_bytes(&self.core, &self.descriptor, bytes), len)
     }
 
     /// Begins to send the front of `queue`, up to [`SEND_BUFFERS`] buffers in one operation; the rest stays in the

@@ -174,13 +174,11 @@ fn stalled_readers_share_few_buffers(buffers: u32, readers: usize) {
 }
 
 #[test]
-#[ignore = "open: stalled readers may hold every buffer of a shard, and then nobody moves"]
 fn fewer_stalled_readers_than_buffers() {
     stalled_readers_share_few_buffers(64, 32);
 }
 
 #[test]
-#[ignore = "open: stalled readers may hold every buffer of a shard, and then nobody moves"]
 fn more_stalled_readers_than_buffers() {
     stalled_readers_share_few_buffers(16, 40);
 }

@@ -26,7 +26,8 @@ pub(super) fn bind(path: &Path) -> Result<(UnixListener, SocketFile), String> {
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err(format!("control socket {}: there is a file that is no socket", path.display()));
         }
-        Ok(_) if UnixStream::connect(path).is_ok() => {
+        // Also one that does not let us in, or has its queue full, has an owner.
+        Ok(_) if !UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) => {
             return Err(format!(
                 "another arus is running with this state: {} answers (stop it, or set [engine] state_dir or [admin] \
                  socket to another place)",

@@ -20,7 +20,7 @@ use crate::policy::permit::Permit;
 use crate::ring::{Accept, Appetite, Socket};
 use crate::stats::clock_ms;
 use crate::stats::counters::add;
-use crate::types::{Client, ListenerIndex, Reason};
+use crate::types::{Blame, Client, ListenerIndex, Reason, Stage};
 
 /// Pause after an accept failed for want of descriptors or memory, and between looks at whether there are some again.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -139,7 +139,10 @@ fn admit(shard: &Rc<Shard>, listening: &Listening, fd: OwnedFd) {
     let client = match SockRef::from(&fd).peer_addr().map(|address| address.as_socket()) {
         Ok(Some(address)) => Client::Ip(canonical(address)),
         Ok(None) => Client::Unix,
-        Err(_) => return,
+        Err(_) => {
+            add(&counters.failed[Stage::Accept as usize][Blame::Client as usize], 1);
+            return;
+        }
     };
     match policy(&generation, listener, client) {
         Ok((permit, leases)) => {

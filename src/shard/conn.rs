@@ -44,6 +44,8 @@ async fn live(session: &Session, permit: Permit, client: Socket) -> Outcome {
     if let Some(first_byte) = tally.first_byte {
         session.first_byte(first_byte.saturating_sub(connected));
     }
+    // The backend's place is free when its connection is closed, not before.
+    drop((client, upstream));
     drop(place);
     let state = if tally.blame.is_none() { State::Closed } else { State::Failed };
     Outcome { state, reason: tally.reason, blame: tally.blame }

@@ -82,7 +82,9 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         }
         Ok(_) => match UnixStream::connect(path) {
             Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
-            Err(_) => std::fs::remove_file(path),
+            // Anything else is no proof that nobody listens: a datagram socket, another's permissions, a full queue.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+            Err(error) => Err(error),
         },
     }
 }

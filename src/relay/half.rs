@@ -102,6 +102,11 @@ impl Half {
         self.sending.is_some() || self.splice.as_ref().is_some_and(|splice| splice.is_pending())
     }
 
+    /// Whether everything that came was passed on, and the other side knows that no more will come.
+    pub(super) fn has_finished(&self) -> bool {
+        self.flow == Flow::Ended && self.fin_passed
+    }
+
     /// True once, when a FIN is to be passed on.
     pub(super) fn take_fin(&mut self) -> bool {
         self.flow == Flow::Ended && !std::mem::replace(&mut self.fin_passed, true)
@@ -127,7 +132,7 @@ impl Half {
         }
         let failed = match self.is_spliced(ring, from, to) {
             true => self.poll_splice(from, to, context, &mut progress),
-            false => self.poll_copy(ring, to, context, &mut progress),
+            false => self.poll_copy(ring, from, to, context, &mut progress),
         };
         (progress, failed)
     }
@@ -172,11 +177,12 @@ impl Half {
     fn poll_copy(
         &mut self,
         ring: &Ring,
+        from: &Socket,
         to: &Socket,
         context: &Context<'_>,
         progress: &mut Progress,
     ) -> Option<io::Error> {
-        let failed = self.receive(ring, context, progress).err();
+        let failed = self.receive(ring, from, context, progress).err();
         if self.sending.is_none() && !self.queue.is_empty() {
             self.sends = self.sends.saturating_add(1);
             if self.sends == BUSY {
@@ -188,8 +194,8 @@ impl Half {
         }
         let idle = self.queue.is_empty();
         match (&mut self.sending, self.flow) {
-            // The next thing to happen is that more is received: the end of the send need wake nobody.
-            (Some(_), Flow::Open) if idle && self.from.is_armed() => {}
+            // The next thing to happen is that more is received: the end of a send that succeeds need wake nobody.
+            (Some(send), Flow::Open) if idle && self.from.is_armed() => send.wake_if_failed(context),
             (Some(send), _) => send.wake(context),
             (None, Flow::Ending) => self.flow = Flow::Ended,
             (None, Flow::Breaking) => self.flow = Flow::Broken,
@@ -217,7 +223,13 @@ impl Half {
         sent as i64 - send.bytes() as i64
     }
 
-    fn receive(&mut self, ring: &Ring, context: &Context<'_>, progress: &mut Progress) -> Result<(), io::Error> {
+    fn receive(
+        &mut self,
+        ring: &Ring,
+        from: &Socket,
+        context: &Context<'_>,
+        progress: &mut Progress,
+    ) -> Result<(), io::Error> {
         while self.flow == Flow::Open {
             let (held, ask) = (self.held(), usize::from(self.ask));
             // A direction that is to be spliced comes to rest first.
@@ -232,6 +244,10 @@ impl Half {
                     if self.held() >= limit(ring) || self.is_bulk() {
                         self.from.pause();
                     }
+                }
+                Poll::Ready(Received::End) if from.was_reset() => {
+                    self.flow = Flow::Breaking;
+                    return Err(io::Error::from_raw_os_error(libc::ECONNRESET));
                 }
                 Poll::Ready(Received::End) => self.flow = Flow::Ending,
                 Poll::Ready(Received::Failed(error)) => {

@@ -65,6 +65,7 @@ impl InFlight {
             waker: None,
             result: None,
             orphan: false,
+            quiet: false,
             owned,
             _descriptor: Rc::clone(descriptor),
         }));
@@ -84,9 +85,12 @@ impl InFlight {
         }
     }
 
-    /// Wakes the task at the completion. Without it a successful one wakes nobody.
-    pub(super) fn wake(&mut self, context: &Context<'_>) {
-        register(&mut self.core.slots.borrow_mut().single(self.token).waker, context);
+    /// Wakes the task at the completion; a quiet one only where it did not do all it was to do.
+    pub(super) fn wake(&mut self, context: &Context<'_>, quiet: bool) {
+        let mut slots = self.core.slots.borrow_mut();
+        let single = slots.single(self.token);
+        single.quiet = quiet;
+        register(&mut single.waker, context);
     }
 
     pub(super) fn poll(&mut self, context: &Context<'_>) -> Poll<(i32, Owned)> {
@@ -94,7 +98,7 @@ impl InFlight {
         match self.take() {
             Some(output) => Poll::Ready(output),
             None => {
-                self.wake(context);
+                self.wake(context, false);
                 Poll::Pending
             }
         }

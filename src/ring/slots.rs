@@ -51,6 +51,8 @@ pub(super) struct Single {
     pub(super) result: Option<i32>,
     /// Nobody awaits it any more: the completion frees the slot.
     pub(super) orphan: bool,
+    /// A send that is done in full wakes nobody.
+    pub(super) quiet: bool,
     pub(super) owned: Owned,
     /// Kept open while the operation is in flight.
     pub(super) _descriptor: Descriptor,
@@ -198,6 +200,7 @@ mod tests {
                 waker: None,
                 result: None,
                 orphan: false,
+                quiet: false,
                 owned: Owned::Nothing,
                 _descriptor: Rc::clone(&descriptor),
             })

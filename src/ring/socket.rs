@@ -90,7 +90,16 @@ impl Socket {
 
     /// Sends FIN; receiving goes on. A peer that is gone already is no error.
     pub fn shutdown_write(&self) {
+        self.descriptor.finished.set(true);
         let _ = self.options().shutdown(Shutdown::Write);
+    }
+
+    /// Whether what looked like the end of the stream was a reset: that is reported to one operation only, which may have
+    /// been a send (one that stopped half way tells nobody), and then a receive sees an end like that of a FIN. TCP knows:
+    /// a connection whose one side alone has sent FIN is not closed.
+    #[must_use]
+    pub fn was_reset(&self) -> bool {
+        !self.descriptor.finished.get() && crate::net::is_closed(self.descriptor.as_fd())
     }
 
     /// Bytes of this connection that the peer has acknowledged (TCP_INFO), and bytes that wait for it (SIOCOUTQ). For a
@@ -131,8 +140,8 @@ impl Send {
         self.len as usize
     }
 
-    /// How many bytes were sent; `None` while the kernel is at it, and then the task is woken only if it failed or where
-    /// [`Send::wake`] asks for it. What was not sent (a signal came, or the peer failed half way) goes back to the front
+    /// How many bytes were sent; `None` while the kernel is at it, and then the task is woken as [`Send::wake`] or
+    /// [`Send::wake_if_failed`] said. What was not sent (a signal came, or the peer failed half way) goes back to the front
     /// of `queue`; buffers that are done with go back to the pool.
     pub fn finish(&mut self, socket: &Socket, queue: &mut Chain) -> Option<io::Result<usize>> {
         let (result, owned) = self.in_flight.take()?;
@@ -157,6 +166,11 @@ impl Send {
 
     /// Wakes the task when the send is done.
     pub fn wake(&mut self, context: &Context<'_>) {
-        self.in_flight.wake(context);
+        self.in_flight.wake(context, false);
+    }
+
+    /// Wakes the task when the send has failed, or stopped half way.
+    pub fn wake_if_failed(&mut self, context: &Context<'_>) {
+        self.in_flight.wake(context, true);
     }
 }

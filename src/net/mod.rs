@@ -75,6 +75,21 @@ pub fn delivery(socket: BorrowedFd<'_>) -> Delivery {
     Delivery { acknowledged: u64::from_ne_bytes(acknowledged), waiting: waiting.max(0) as u32 }
 }
 
+/// Whether a TCP connection is over in both directions: by a reset, unless this side has sent FIN. False for a unix
+/// socket.
+#[must_use]
+pub fn is_closed(socket: BorrowedFd<'_>) -> bool {
+    // struct tcp_info (linux/tcp.h) begins with `tcpi_state`; TCP_CLOSE is 7 (net/tcp_states.h).
+    const TCP_CLOSE: u8 = 7;
+    let mut state = 0u8;
+    let mut len: libc::socklen_t = 1;
+    // SAFETY: the kernel writes at most `len` bytes, the size of `state`, and the written length to `len`.
+    unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut state).cast(), &raw mut len)
+    };
+    state == TCP_CLOSE
+}
+
 /// Leaves the choice of the local port to connect(2) (IP_BIND_ADDRESS_NO_PORT, ip(7)).
 ///
 /// # Errors

@@ -47,6 +47,7 @@ impl Detour {
                 },
                 Self::Receiving(receive) => match receive.poll(context) {
                     Poll::Pending => return Step::Waits,
+                    Poll::Ready((Ok(0), _)) if from.was_reset() => return Step::Broken(reset()),
                     Poll::Ready((Ok(0), _)) => return Step::Ended,
                     Poll::Ready((Ok(received), bytes)) => {
                         progress.received = true;
@@ -67,6 +68,10 @@ impl Detour {
             };
         }
     }
+}
+
+fn reset() -> io::Error {
+    io::Error::from_raw_os_error(libc::ECONNRESET)
 }
 
 fn short() -> io::Error {

@@ -123,17 +123,29 @@ impl Half {
         self.sending.is_some() || self.aside.as_ref().is_some_and(Aside::is_pending)
     }
 
+    /// Whether the end of what `to` sends may be a reset that only this direction was told of: it has something to send.
+    pub(super) fn casts_doubt(&self) -> bool {
+        let sends = self.sending.as_ref().is_some_and(|send| !send.is_sent());
+        sends || !self.queue.is_empty() || self.aside.is_some() || self.flow == Flow::Refused
+    }
+
+    /// Whether everything that came was passed on, and the other side knows that no more will come.
+    pub(super) fn has_finished(&self) -> bool {
+        self.flow == Flow::Ended && self.fin_passed
+    }
+
     /// True once, when a FIN is to be passed on.
     pub(super) fn take_fin(&mut self) -> bool {
         self.flow == Flow::Ended && !std::mem::replace(&mut self.fin_passed, true)
     }
 
-    /// Moves what can be moved now. The error of a failed receive or send is given once, with the flow set.
+    /// Moves what can be moved now. `doubtful` says that an end of what `from` sends may be a reset. The error of a failed receive or send is given once, with the flow set.
     pub(super) fn poll(
         &mut self,
         ring: &Ring,
         from: &Socket,
         to: &Socket,
+        doubtful: bool,
         context: &mut Context<'_>,
     ) -> (Progress, Option<io::Error>) {
         let mut progress = Progress::default();
@@ -150,7 +162,7 @@ impl Half {
             let failed = self.poll_aside(from, to, context, &mut progress);
             return (progress, failed);
         }
-        let failed = self.poll_copy(ring, to, context, &mut progress);
+        let failed = self.poll_copy(ring, from, to, doubtful, context, &mut progress);
         // It has only now turned out that there is no buffer.
         match failed.is_none() && self.lacks_buffer && self.is_aside(ring, from, to) {
             true => {
@@ -209,11 +221,13 @@ impl Half {
     fn poll_copy(
         &mut self,
         ring: &Ring,
+        from: &Socket,
         to: &Socket,
+        doubtful: bool,
         context: &Context<'_>,
         progress: &mut Progress,
     ) -> Option<io::Error> {
-        let failed = self.receive(ring, context, progress).err();
+        let failed = self.receive(ring, from, doubtful, context, progress).err();
         if self.sending.is_none() && !self.queue.is_empty() {
             self.sends = self.sends.saturating_add(1);
             if self.sends == BUSY {
@@ -225,7 +239,7 @@ impl Half {
         }
         let idle = self.queue.is_empty();
         match (&mut self.sending, self.flow) {
-            // The next thing to happen is that more is received: the end of the send need wake nobody.
+            // The next thing to happen is that more is received: the end of a send that succeeds need wake nobody.
             (Some(_), Flow::Open) if idle && self.from.is_armed() => {}
             (Some(send), _) => send.wake(context),
             (None, Flow::Ending) => self.flow = Flow::Ended,
@@ -254,7 +268,14 @@ impl Half {
         sent as i64 - send.bytes() as i64
     }
 
-    fn receive(&mut self, ring: &Ring, context: &Context<'_>, progress: &mut Progress) -> Result<(), io::Error> {
+    fn receive(
+        &mut self,
+        ring: &Ring,
+        from: &Socket,
+        doubtful: bool,
+        context: &Context<'_>,
+        progress: &mut Progress,
+    ) -> Result<(), io::Error> {
         while self.flow == Flow::Open {
             let (held, ask) = (self.held(), usize::from(self.ask));
             // A direction that is to be spliced comes to rest first.
@@ -271,6 +292,10 @@ impl Half {
                     }
                 }
                 Poll::Ready(Received::NoBuffer) => self.lacks_buffer = true,
+                Poll::Ready(Received::End) if doubtful && from.was_reset() => {
+                    self.flow = Flow::Breaking;
+                    return Err(io::Error::from_raw_os_error(libc::ECONNRESET));
+                }
                 Poll::Ready(Received::End) => self.flow = Flow::Ending,
                 Poll::Ready(Received::Failed(error)) => {
                     self.flow = Flow::Breaking;

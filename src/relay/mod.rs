@@ -141,8 +141,8 @@ impl Relay {
         if let Poll::Ready((reason, blame)) = cut.poll(context) {
             return Poll::Ready((reason, Some(blame)));
         }
-        let (up, up_error) = self.up.poll(ring, client, upstream, context);
-        let (down, down_error) = self.down.poll(ring, upstream, client, context);
+        let (up, up_error) = self.up.poll(ring, client, upstream, self.down.casts_doubt(), context);
+        let (down, down_error) = self.down.poll(ring, upstream, client, self.up.casts_doubt(), context);
         if up.count != 0 {
             count(Direction::Up, up.count);
         }
@@ -153,10 +153,10 @@ impl Relay {
             self.first_byte = Some(ring.now());
         }
         if up_error.is_some() {
-            self.note_fault(self.up.flow(), Blame::Client, Blame::Upstream);
+            self.note_fault(self.up.flow(), Blame::Client, Blame::Upstream, upstream);
         }
         if down_error.is_some() {
-            self.note_fault(self.down.flow(), Blame::Upstream, Blame::Client);
+            self.note_fault(self.down.flow(), Blame::Upstream, Blame::Client, client);
         }
         if self.is_over() {
             return Poll::Ready(match self.fault {
@@ -171,10 +171,12 @@ impl Relay {
         self.poll_deadline(ring, client, upstream, context)
     }
 
-    fn note_fault(&mut self, flow: Flow, from: Blame, to: Blame) {
+    fn note_fault(&mut self, flow: Flow, from: Blame, to: Blame, receiver: &Socket) {
         let blame = if flow == Flow::Refused { to } else { from };
         self.fault.get_or_insert((Reason::Reset, blame));
-        if flow == Flow::Breaking {
+        // Who takes no more because it has gone, sends no more either: what came from it goes on its way, but the other
+        // side may well not read that before somebody takes what it writes.
+        if flow == Flow::Breaking || (flow == Flow::Refused && receiver.was_reset()) {
             self.deadline.begin_breaking();
         }
     }
@@ -234,8 +236,10 @@ impl Relay {
     async fn close(&mut self, ring: &Ring, client: &Socket, upstream: &Socket) {
         for (half, to) in [(&self.up, upstream), (&self.down, client)] {
             match half.flow() {
-                Flow::Ended => {}
-                Flow::Broken => {
+                Flow::Ended if self.fault.is_none() || half.has_finished() => {}
+                // A reset is reported to one operation only. Where that was the send of the other direction, the receive
+                // saw an end like that of a FIN, and is no proof of one.
+                Flow::Ended | Flow::Broken => {
                     // The reset must not overtake what came before it.
                     let mut waited = Duration::ZERO;
                     while waited < RESET_GRACE && to.delivery().waiting > 0 {

@@ -82,6 +82,7 @@ impl Splice {
                 return Step::Small;
             }
             match self.pipe.fill(from) {
+                Ok(0) if from.was_reset() => return Step::Broken(io::Error::from_raw_os_error(libc::ECONNRESET)),
                 Ok(0) => return Step::Ended,
                 Ok(moved) => {
                     filled = true;

@@ -367,11 +367,28 @@ impl Core {
     /// none has come back while the tasks ran.
     pub(super) fn tend_pool(&self) {
         let mut pool = self.pool.borrow_mut();
-        if pool.is_low() {
+        let none_for_those_who_wait = pool.counts().free == 0 && !self.starved.borrow().is_empty();
+        if pool.is_low() || none_for_those_who_wait {
             pool.grow();
         }
         drop(pool);
         self.feed_starved();
+    }
+
+    /// Gives the memory of free buffers back to the system, where it is known which ones are free: a buffer that a
+    /// completion names is filled, and only reaping takes it from the kernel.
+    pub(super) fn trim_pool(&self) {
+        let mut uring = self.uring.borrow_mut();
+        let is_reaped = uring.completion().is_empty() && !uring.submission().cq_overflow();
+        drop(uring);
+        if is_reaped {
+            self.pool.borrow_mut().trim();
+        }
+    }
+
+    /// Whether receives wait for a buffer although some are free: they are fed in turns, one for each buffer.
+    pub(super) fn can_feed(&self) -> bool {
+        !self.starved.borrow().is_empty() && self.pool.borrow().counts().free > 0
     }
 
     pub(super) fn release(&self, chain: Chain) {

@@ -19,6 +19,8 @@ pub(super) type Descriptor = Rc<File>;
 pub(super) struct File {
     fd: OwnedFd,
     pin: Cell<Option<u32>>,
+    /// A FIN was sent.
+    pub(super) finished: Cell<bool>,
     core: Weak<Core>,
 }
 
@@ -41,7 +43,7 @@ impl Pins {
 
 impl File {
     pub(super) fn new(core: &Rc<Core>, fd: OwnedFd) -> Descriptor {
-        Rc::new(Self { fd, pin: Cell::new(None), core: Rc::downgrade(core) })
+        Rc::new(Self { fd, pin: Cell::new(None), finished: Cell::new(false), core: Rc::downgrade(core) })
     }
 
     /// Pins the descriptor, where there is room. Two system calls in a socket's life, so worth it for one that is busy.

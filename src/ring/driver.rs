@@ -61,10 +61,10 @@ impl Ring {
             }
             let before = core.now();
             core.update_clock();
-            if core.now() - before > TRIM_AFTER {
-                core.pool.borrow_mut().trim();
-            }
             core.reap();
+            if core.now() - before > TRIM_AFTER {
+                core.trim_pool();
+            }
             core.wheel.borrow_mut().advance(core.now().as_millis() as u64);
             core.look_for_missed_ends();
         }
@@ -84,6 +84,10 @@ impl Ring {
     }
 
     fn wait(&self) -> Wait {
+        // Those that were fed may have nothing to receive, and then no completion comes of it.
+        if self.0.can_feed() {
+            return Wait::No;
+        }
         let now = self.0.now();
         let timer = self.0.wheel.borrow().next().map(Duration::from_millis);
         match timer.into_iter().chain(self.0.doubts.look_at()).min() {

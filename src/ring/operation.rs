@@ -100,6 +100,13 @@ impl InFlight {
         }
     }
 
+    /// Whether it is a send, and all was sent.
+    pub(super) fn is_sent(&self) -> bool {
+        let mut slots = self.core.slots.borrow_mut();
+        let single = slots.single(self.token);
+        single.result.is_some() && matches!(single.owned, Owned::Nothing)
+    }
+
     /// Wakes the task at the completion. Without it a send that is sent in full wakes nobody.
     pub(super) fn wake(&mut self, context: &Context<'_>) {
         register(&mut self.core.slots.borrow_mut().single(self.token).waker, context);

@@ -104,7 +104,16 @@ impl Socket {
 
     /// Sends FIN; receiving goes on. A peer that is gone already is no error.
     pub fn shutdown_write(&self) {
+        self.descriptor.finished.set(true);
         let _ = self.options().shutdown(Shutdown::Write);
+    }
+
+    /// Whether what looked like the end of the stream was a reset: that is reported to one operation only, which may have
+    /// been a send (one that stopped half way tells nobody), and then a receive sees an end like that of a FIN. TCP knows:
+    /// a connection whose one side alone has sent FIN is not closed.
+    #[must_use]
+    pub fn was_reset(&self) -> bool {
+        !self.descriptor.finished.get() && crate::net::is_closed(self.descriptor.as_fd())
     }
 
     /// Bytes of this connection that the peer has acknowledged (TCP_INFO), and bytes that wait for it (SIOCOUTQ). For a
@@ -143,6 +152,12 @@ impl Send {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.len as usize
+    }
+
+    /// Whether all of it was sent.
+    #[must_use]
+    pub fn is_sent(&self) -> bool {
+        self.in_flight.is_sent()
     }
 
     /// How many bytes were sent; `None` while the kernel is at it, and then the task is woken only if it failed or where

@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
+use std::sync::atomic::{Ordering, fence};
 use std::task::Poll;
 
 use futures_lite::FutureExt;
@@ -123,6 +124,11 @@ async fn place(session: &Session, upstream: UpstreamIndex, tried: &[u16]) -> Res
     let queue = queue.ok_or(refused(Reason::BackendFull))?;
     session.set_stage(Stage::Queue);
     let _waiting = state.waiting.lease().ok_or(refused(Reason::QueueFull))?;
+    // A place that another shard gave back in between was told to nobody.
+    fence(Ordering::SeqCst);
+    if let Choice::Backend(index) = choose() {
+        return Ok(shard.queues().place(state, index));
+    }
     let wait = async {
         let mut again = false;
         loop {

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 use std::task::{Poll, Waker};
 
 use super::state::{BackendId, BackendState, UpstreamState};
@@ -59,12 +60,13 @@ impl Drop for Place {
     fn drop(&mut self) {
         let backend = self.backend();
         // Nobody waits: by far the most common case.
-        if self.upstream.waiting.used() == 0 {
-            backend.connections.give_back();
+        if self.upstream.waiting.used() > 0 && self.queues.hand_over(backend) {
             return;
         }
-        if !self.queues.hand_over(backend) {
-            backend.connections.give_back();
+        backend.connections.give_back();
+        // Who finds no place begins to wait and then looks once more: one of the two sees the other.
+        fence(Ordering::SeqCst);
+        if self.upstream.waiting.used() > 0 {
             (self.queues.tell)(backend.id);
         }
     }

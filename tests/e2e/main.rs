@@ -8,6 +8,7 @@ mod harness;
 mod ops;
 
 mod access_log;
+mod attack;
 mod backends;
 mod cli;
 mod clients;

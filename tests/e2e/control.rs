@@ -13,9 +13,15 @@ fn a_killed_session_is_cut_and_the_others_live() {
         let mut buffer = [0; 100];
         loop {
             match stream.read_some(&mut buffer) {
-                Ok(0) => break drop(verdicts.send((number, End::Fin))),
+                Ok(0) => {
+                    let _ = verdicts.send((number, End::Fin));
+                    break;
+                }
                 Ok(count) => stream.write_all(&buffer[..count]),
-                Err(_) => break drop(verdicts.send((number, End::Reset))),
+                Err(_) => {
+                    let _ = verdicts.send((number, End::Reset));
+                    break;
+                }
             }
         }
     });

@@ -32,8 +32,8 @@ pub use units::show_duration;
 
 use crate::limits;
 
-/// The configuration that runs where there is no file.
-pub const EXAMPLE: &str = include_str!("../../proxy.toml");
+/// The configuration that runs where there is no file: a copy of proxy.toml, which people edit (a test compares them).
+pub const EXAMPLE: &str = include_str!("example.toml");
 /// What messages call it in place of a file name.
 pub const EXAMPLE_NAME: &str = "<built-in example>";
 /// The file that is looked for when none is named.

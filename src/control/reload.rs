@@ -110,11 +110,11 @@ impl Supervisor {
         self.recorder.reopen(&snapshot.plan.log);
         (self.relog)(&snapshot.plan.log);
         let changes = (self.diff)(before, &snapshot.plan).join("; ");
-        let took_ms = begun.elapsed().as_secs_f64() * 1000.0;
+        let took_ms = (begun.elapsed().as_secs_f64() * 10_000.0).round() / 10.0;
         let generation = snapshot.generation.0;
         tracing::info!(
             generation,
-            took_ms = format_args!("{took_ms:.1}"),
+            took_ms,
             addresses_new = moved.new,
             addresses_kept = moved.kept,
             addresses_retired = moved.retired,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::answers::{answers, ask};
 use super::handle::{ReloadRefused, Request};
 use super::supervisor::Supervisor;
@@ -10,11 +12,14 @@ use crate::shard::command::Command;
 
 /// Shards cut what is left when `drain_timeout` ends; they get so much longer to say that they have.
 const MARGIN: Duration = Duration::from_secs(3);
+/// A signal to a process group comes twice where a parent, such as make, also hands it on: within this time two are one.
+const ONE_SIGNAL: Duration = Duration::from_millis(50);
 /// How long a blocked access log may hold up the end.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 impl Supervisor {
-    /// Drains the shards; a second signal ends it at once.
+    /// Drains the shards; a second signal ends it at once. An order to drain is not a signal: Kubernetes sends its
+    /// SIGTERM right after a `preStop` that ran `arus drain`.
     pub(super) async fn stop(mut self) {
         systemd::stopping();
         let snapshot = std::sync::Arc::clone(&self.control.view().snapshot);
@@ -26,10 +31,15 @@ impl Supervisor {
         let asked = ask(&self.shards, |reply| Command::Drain(limit, reply));
         let drained = answers(asked, limit + MARGIN);
         tokio::pin!(drained);
+        let mut signalled = self.signalled;
         let result = loop {
             tokio::select! {
                 result = &mut drained => break result,
-                () = self.signals.stop() => break Err("told to stop a second time".to_string()),
+                () = self.signals.stop() => match signalled {
+                    None => signalled = Some(Instant::now()),
+                    Some(first) if first.elapsed() < ONE_SIGNAL => {}
+                    Some(_) => break Err("told to stop a second time".to_string()),
+                },
                 Some(request) = self.requests.recv() => refuse(request),
                 Some(event) = self.events.recv() => {
                     if let Err(lines) = self.take_event(event) {

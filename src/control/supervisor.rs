@@ -165,6 +165,8 @@ pub(super) struct Supervisor {
     changes: mpsc::Receiver<()>,
     /// A drain was asked for while something else was done.
     pub(super) must_stop: bool,
+    /// When the first signal to stop came.
+    pub(super) signalled: Option<Instant>,
 }
 
 impl Supervisor {
@@ -221,6 +223,7 @@ impl Supervisor {
             events,
             changes,
             must_stop: false,
+            signalled: None,
         };
         supervisor.announce();
         Ok(supervisor)
@@ -249,7 +252,10 @@ impl Supervisor {
             tokio::select! {
                 signal = self.signals.next() => match signal {
                     Signal::Reload => self.reload(None).await,
-                    Signal::Stop => self.must_stop = true,
+                    Signal::Stop => {
+                        self.must_stop = true;
+                        self.signalled = Some(Instant::now());
+                    }
                 },
                 Some(request) = self.requests.recv() => match request {
                     Request::Reload(answer) => self.reload(Some(answer)).await,

@@ -93,6 +93,9 @@ fn terminate_drains_and_a_second_one_does_not_wait() {
         arus.signal(signal);
         arus.log.message("stopping");
         eventually("nobody listens", || Stream::try_connect(&web).is_err().then_some(()));
+        // As from make, which hands on what its whole process group got: still the first one.
+        arus.signal(signal);
+        std::thread::sleep(Duration::from_millis(300));
         check_echo(&mut live, 1);
         assert!(arus.is_running());
         arus.signal(signal);
@@ -118,6 +121,21 @@ fn terminate_waits_for_the_last_session_and_then_ends_with_0() {
     let lines = arus.log.to_the_end();
     assert!(lines.iter().any(|line| line["reason"] == "done"), "the last session is in the log");
     assert!(!arus.control_socket().exists());
+}
+
+/// Kubernetes' `preStop` runs `arus drain`, and SIGTERM follows at once.
+#[test]
+fn terminate_after_an_order_to_drain_still_drains() {
+    let a = tagged("a");
+    let mut arus = simple(&a).engine("drain_timeout = \"1h\"").start();
+    let (mut live, _) = ask(&arus.address("web"));
+    assert!(arus.command(&["drain"]).1);
+    std::thread::sleep(Duration::from_millis(300));
+    arus.signal(Signal::SIGTERM);
+    std::thread::sleep(Duration::from_millis(300));
+    check_echo(&mut live, 1);
+    drop(live);
+    assert_eq!(arus.wait_exit(DEADLINE).code(), Some(0));
 }
 
 #[test]

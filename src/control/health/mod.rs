@@ -118,7 +118,7 @@ impl Rounds {
             }
             Err(reason) if flips => {
                 self.backend.set_health(Health::Down);
-                tracing::warn!(%upstream, backend = %address, %reason, "backend is down");
+                tracing::warn!(%upstream, backend = %address, reason = reason.to_string(), "backend is down");
                 for shard in self.shards.iter() {
                     if let Err(error) = shard.send(Command::BackendDown(*id)) {
                         tracing::warn!(%upstream, backend = %address, %error, "a shard was not told");
@@ -126,7 +126,9 @@ impl Rounds {
                 }
             }
             Ok(()) => {}
-            Err(reason) => tracing::debug!(%upstream, backend = %address, %reason, "health check failed"),
+            Err(reason) => {
+                tracing::debug!(%upstream, backend = %address, reason = reason.to_string(), "health check failed")
+            }
         }
     }
 }

@@ -164,7 +164,7 @@ async fn follow_name(
         if let Verdict::Failed { error, .. } = &verdict {
             let in_use = record.addresses.len();
             if record.failures == 1 {
-                tracing::warn!(host = %key.host, %error, in_use, "a backend's name does not resolve; trying again");
+                tracing::warn!(host = %key.host, error = error.to_string(), in_use, "a backend's name does not resolve; trying again");
             } else {
                 tracing::debug!(host = %key.host, %error, in_use, failures = record.failures, "still does not resolve");
             }

@@ -122,10 +122,17 @@ async fn drain(shard: &Rc<Shard>, listening: &Listening, socket: &Socket, mut ac
         admit(shard, listening, connection);
     }
     if socket.options().set_nonblocking(true).is_ok() {
-        while let Ok((connection, _)) = socket.options().accept() {
+        // As many as the queue can hold: those that come meanwhile must not keep the shard here for ever.
+        for _ in 0..=backlog(listening) {
+            let Ok((connection, _)) = socket.options().accept() else { break };
             admit(shard, listening, connection.into());
         }
     }
+}
+
+fn backlog(listening: &Listening) -> u32 {
+    let generation = listening.generation.borrow();
+    generation.snapshot.plan.listeners[usize::from(listening.listener.get().0)].backlog
 }
 
 /// Counts a connection in and starts its task, or refuses it by closing it.

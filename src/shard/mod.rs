@@ -42,6 +42,8 @@ use session::Live;
 const PREEMPT_TIMER: Duration = Duration::from_secs(1);
 /// Completions that may wait to be reaped; every armed receive may have one at the same time.
 const COMPLETIONS: u32 = 16 * 1024;
+/// Between two looks at whether sessions have begun after the time to drain was over.
+const CUT_AGAIN: Duration = Duration::from_millis(10);
 /// Descriptors kept for everything but connections: logs, rings, DNS, checks, the admin API.
 const DESCRIPTOR_RESERVE: u32 = 64;
 
@@ -317,10 +319,18 @@ impl Shard {
         let shard = Rc::clone(self);
         glommio::spawn_local(async move {
             shard.ring.sleep(limit).await;
-            for (_, live) in shard.sessions.borrow().iter() {
-                live.cut.cut(Reason::Drained, Blame::Proxy);
+            loop {
+                // What waits in an accept queue may become a session after the time is over.
+                let is_last = shard.accepting.get() == 0;
+                for (_, live) in shard.sessions.borrow().iter() {
+                    live.cut.cut(Reason::Drained, Blame::Proxy);
+                }
+                shard.ring.note_activity();
+                if is_last {
+                    break;
+                }
+                shard.ring.sleep(CUT_AGAIN).await;
             }
-            shard.ring.note_activity();
         })
         .detach();
         self.finish_drain();

@@ -186,3 +186,35 @@ fn a_client_that_resets_with_both_directions_full_ends_the_session() {
     eventually("the backend's connections have ended", || (echo.live() == 0).then_some(()));
     arus.wait_buffers_whole();
 }
+
+/// Who connects faster than a closing listener can be emptied must not keep the shard, nor outlive the time to drain.
+#[test]
+fn a_flood_of_connects_does_not_hold_up_the_end() {
+    let echo = Crowd::start();
+    let setup = Setup::to("127.0.0.1:0", &[echo.address().to_string()], "", "");
+    let mut arus = setup.engine("drain_timeout = \"0\"").start();
+    let address = arus.address("web");
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut clients = Vec::new();
+                while !over.load(std::sync::atomic::Ordering::Relaxed) && clients.len() < 8000 {
+                    match Stream::try_connect(&address) {
+                        Ok(client) => clients.push(client),
+                        Err(_) => std::thread::sleep(Duration::from_millis(1)),
+                    }
+                }
+            });
+        }
+        eventually("many are connected", || (arus.active() > 300).then_some(()));
+        arus.signal(nix::sys::signal::Signal::SIGTERM);
+        let status = arus.wait_exit(DEADLINE);
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(status.success());
+    });
+    let unfinished = "stopped before all had ended";
+    assert!(
+        !arus.log.lines().iter().any(|line| line["message"].as_str().is_some_and(|text| text.contains(unfinished)))
+    );
+}

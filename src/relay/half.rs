@@ -202,6 +202,10 @@ impl Half {
             Aside::Detour(detour) => detour.poll(from, to, context, progress),
         };
         let (flow, error) = match step {
+            // Who waits for `to` would not learn that `from` has gone.
+            Step::Waits if self.from.has_failed() => {
+                (Flow::Broken, Some(io::Error::from_raw_os_error(libc::ECONNRESET)))
+            }
             Step::Waits => return None,
             Step::Small => (Flow::Open, None),
             Step::Ended => (Flow::Ended, None),

@@ -6,6 +6,9 @@
 //! once more, [`LOOK_AFTER`] later at most: one poll(2) for all of them. By the time that a completion is seen, the
 //! kernel waits again and misses nothing that comes from then on; a socket that was looked at once is beyond doubt until
 //! its next bytes.
+//!
+//! A receive that is held back, as its taker has no room, is looked at in the same way for as long as it is: nothing else
+//! would tell of a RST.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::AsRawFd;
@@ -25,7 +28,7 @@ pub(super) struct Doubts {
 }
 
 impl Doubts {
-    /// Notes that `receive` brought bytes and stays armed.
+    /// Notes that `receive` brought bytes and stays armed, or is held back.
     pub(super) fn note(&self, token: Token, receive: &mut ReceiveState, now: Duration) {
         if std::mem::replace(&mut receive.in_doubt, true) {
             return;
@@ -55,26 +58,38 @@ impl Core {
         tokens.retain(|token| {
             let Some(Operation::Receive(receive)) = slots.get(*token) else { return false };
             receive.in_doubt = false;
-            let stays = receive.armed && !receive.pausing && !receive.orphan;
+            let events = match receive.armed {
+                true => libc::POLLRDHUP,
+                // Errors are reported without being asked for.
+                false => 0,
+            };
+            let stays = !receive.pausing && !receive.starved && !receive.orphan && receive.ended.is_none();
             if stays {
-                let fd = receive.descriptor.as_raw_fd();
-                polls.push(libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 });
+                polls.push(libc::pollfd { fd: receive.descriptor.as_raw_fd(), events, revents: 0 });
             }
             stays
         });
         // SAFETY: `polls` is an array of so many pollfd, which lives over the call; the call does not wait.
-        let found = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, 0) };
-        if found <= 0 {
-            return;
-        }
+        unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, 0) };
         let mut ended = Vec::new();
-        for (token, poll) in tokens.into_iter().zip(&polls).filter(|(_, poll)| poll.revents != 0) {
+        for (token, poll) in tokens.into_iter().zip(&polls) {
             debug_assert!(poll.revents & libc::POLLNVAL == 0);
-            slots.receive(token).pausing = true;
-            ended.push(token);
+            let receive = slots.receive(token);
+            if receive.armed && poll.revents != 0 {
+                // Armed anew, it looks at the socket first.
+                receive.pausing = true;
+                ended.push(token);
+            } else if !receive.armed && poll.revents & libc::POLLERR != 0 {
+                receive.ended = Some(-libc::ECONNRESET);
+                if let Some(waker) = &receive.waker {
+                    self.note_activity();
+                    waker.wake_by_ref();
+                }
+            } else if !receive.armed {
+                self.doubts.note(token, receive, self.now());
+            }
         }
         drop(slots);
-        // Armed anew, it looks at the socket first.
         ended.into_iter().for_each(|token| self.cancel(token));
     }
 }

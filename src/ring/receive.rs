@@ -94,6 +94,8 @@ impl Receive {
             if receive.ask.total > 0 {
                 drop(slots);
                 self.core.arm_receive(self.token);
+            } else {
+                self.core.doubts.note(self.token, receive, self.core.now());
             }
         }
         Poll::Pending
@@ -109,6 +111,12 @@ impl Receive {
         let mut slots = self.core.slots.borrow_mut();
         let receive = slots.receive(self.token);
         receive.armed && !receive.pausing
+    }
+
+    /// Whether the connection turned out to be broken while nothing was asked for.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.core.slots.borrow_mut().receive(self.token).ended.is_some_and(|ended| ended < 0)
     }
 
     /// Whether nothing was asked for, has arrived or has ended: the next byte is still in the socket.

@@ -218,3 +218,26 @@ fn a_flood_of_connects_does_not_hold_up_the_end() {
         !arus.log.lines().iter().any(|line| line["message"].as_str().is_some_and(|text| text.contains(unfinished)))
     );
 }
+
+/// Nothing is received from a client while its upstream takes nothing; that it has gone must be seen all the same.
+#[test]
+fn a_client_that_resets_while_its_upload_stalls_ends_the_session() {
+    for taken in [0, 16 << 20] {
+        // After 16 MiB the direction is spliced.
+        let backend = Backend::start(move |mut stream: Stream, number| {
+            let mut left = taken;
+            let mut buffer = vec![0; 64 * 1024];
+            while left > 0 {
+                left -= stream.read_some(&mut buffer).unwrap().min(left);
+            }
+            behaviour::silent(stream, number);
+        });
+        let arus = Setup::one("127.0.0.1:0", &[&backend]).start();
+        let client = Stream::connect(&arus.address("web"));
+        assert!(fill(&client.0));
+        client.reset();
+        let line = &arus.finished(1)[0];
+        assert_eq!((&line["reason"], &line["blame"]), (&"reset".into(), &"client".into()), "{line}");
+        arus.wait_buffers_whole();
+    }
+}

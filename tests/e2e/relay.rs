@@ -219,9 +219,11 @@ fn a_reset_that_races_with_its_bytes_is_not_missed(without: Without) {
     });
     let arus = start(without, "127.0.0.1:0", &backend);
     for _ in 0..ROUNDS {
-        let mut client = Stream::connect(&arus.address("web"));
-        let (_, end) = client.drain(4, 0);
-        assert_eq!(end, End::Reset);
+        // It may come as early as that.
+        match Stream::try_connect(&arus.address("web")) {
+            Ok(mut client) => assert_eq!(client.drain(4, 0).1, End::Reset),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+        }
     }
     for line in arus.finished(ROUNDS) {
         assert_eq!((&line["reason"], &line["blame"]), (&"reset".into(), &"upstream".into()), "{line}");

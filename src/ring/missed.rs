@@ -3,9 +3,9 @@
 //! A multishot receive may miss a RST or FIN that comes while it takes bytes: wake-ups that come together count as one,
 //! and what is queued behind them tells of bytes only (seen with kernel 6.18, TCP resets and FINs of unix sockets). It
 //! then waits for ever. So a receive that brought bytes and stays armed is in doubt until its socket was looked at
-//! once more, [`LOOK_AFTER`] later at most: one poll(2) for all of them. By the time that a completion is seen, the
-//! kernel waits again and misses nothing that comes from then on; a socket that was looked at once is beyond doubt until
-//! its next bytes.
+//! once more, [`LOOK_AFTER`] to twice that after its last bytes: one poll(2) for all of them. By the time that a
+//! completion is seen, the kernel waits again and misses nothing that comes from then on; a socket that was looked at
+//! once is beyond doubt until its next bytes.
 //!
 //! A receive that is held back, as its taker has no room, is looked at in the same way for as long as it is: nothing else
 //! would tell of a RST.
@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::core::Core;
 use super::slots::{Operation, ReceiveState, Token};
 
-/// Longest time for which a missed end goes unnoticed.
+/// Half the longest time for which a missed end goes unnoticed.
 const LOOK_AFTER: Duration = Duration::from_millis(100);
 
 /// The receives in doubt.
@@ -31,6 +31,7 @@ impl Doubts {
     /// Notes that `receive` brought bytes and stays armed, or is held back.
     pub(super) fn note(&self, token: Token, receive: &mut ReceiveState, now: Duration) {
         if std::mem::replace(&mut receive.in_doubt, true) {
+            receive.is_fresh = true;
             return;
         }
         let mut receives = self.receives.borrow_mut();
@@ -55,9 +56,14 @@ impl Core {
         let mut tokens = self.doubts.receives.take();
         let mut polls = Vec::with_capacity(tokens.len());
         let mut slots = self.slots.borrow_mut();
+        let mut fresh = Vec::new();
         tokens.retain(|token| {
             let Some(Operation::Receive(receive)) = slots.get(*token) else { return false };
             receive.in_doubt = false;
+            if std::mem::take(&mut receive.is_fresh) {
+                fresh.push(*token);
+                return false;
+            }
             let events = match receive.armed {
                 true => libc::POLLRDHUP,
                 // Errors are reported without being asked for.
@@ -71,6 +77,10 @@ impl Core {
         });
         // SAFETY: `polls` is an array of so many pollfd, which lives over the call; the call does not wait.
         unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, 0) };
+        // More has come since: those that are busy cost no look, and have theirs when they fall silent.
+        for token in fresh {
+            self.doubts.note(token, slots.receive(token), self.now());
+        }
         let mut ended = Vec::new();
         for (token, poll) in tokens.into_iter().zip(&polls) {
             debug_assert!(poll.revents & libc::POLLNVAL == 0);

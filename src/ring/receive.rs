@@ -66,6 +66,7 @@ impl Receive {
             hopeless: false,
             orphan: false,
             in_doubt: false,
+            is_fresh: false,
             ended: None,
         }));
         Self { core: Rc::clone(core), token }

@@ -103,6 +103,8 @@ pub(super) struct ReceiveState {
     pub(super) orphan: bool,
     /// Its end may have been missed: see [`super::missed`].
     pub(super) in_doubt: bool,
+    /// More has come since the doubt was noted.
+    pub(super) is_fresh: bool,
     /// 0 at the end of the stream, else a negative errno.
     pub(super) ended: Option<i32>,
 }

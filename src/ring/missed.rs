@@ -20,6 +20,10 @@ use super::slots::{Operation, ReceiveState, Token};
 /// Half the longest time for which a missed end goes unnoticed.
 const LOOK_AFTER: Duration = Duration::from_millis(100);
 
+/// Looks at a reset connection that is held back before it is given up. What came before the reset still lies in the
+/// socket, and a slow reader that takes something meanwhile gets it.
+const PATIENCE: u8 = 10;
+
 /// The receives in doubt.
 #[derive(Default)]
 pub(super) struct Doubts {
@@ -61,6 +65,7 @@ impl Core {
             let Some(Operation::Receive(receive)) = slots.get(*token) else { return false };
             receive.in_doubt = false;
             if std::mem::take(&mut receive.is_fresh) {
+                receive.looks_at_reset = 0;
                 fresh.push(*token);
                 return false;
             }
@@ -89,6 +94,9 @@ impl Core {
                 // Armed anew, it looks at the socket first.
                 receive.pausing = true;
                 ended.push(token);
+            } else if !receive.armed && poll.revents & libc::POLLERR != 0 && receive.looks_at_reset < PATIENCE {
+                receive.looks_at_reset += 1;
+                self.doubts.note(token, receive, self.now());
             } else if !receive.armed && poll.revents & libc::POLLERR != 0 {
                 receive.ended = Some(-libc::ECONNRESET);
                 if let Some(waker) = &receive.waker {

@@ -67,6 +67,7 @@ impl Receive {
             orphan: false,
             in_doubt: false,
             is_fresh: false,
+            looks_at_reset: 0,
             ended: None,
         }));
         Self { core: Rc::clone(core), token }

@@ -105,6 +105,8 @@ pub(super) struct ReceiveState {
     pub(super) in_doubt: bool,
     /// More has come since the doubt was noted.
     pub(super) is_fresh: bool,
+    /// Looks that found it reset while it was held back.
+    pub(super) looks_at_reset: u8,
     /// 0 at the end of the stream, else a negative errno.
     pub(super) ended: Option<i32>,
 }

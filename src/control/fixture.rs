@@ -141,6 +141,8 @@ pub(super) fn snapshot(plan: Plan) -> Arc<Snapshot> {
         listeners: plan.listeners.iter().map(|listener| states.listener(listener, &plan.engine)).collect(),
         upstreams: plan.upstreams.iter().map(|upstream| states.upstream(upstream)).collect(),
         connections: states.connections(plan.engine.max_connections),
+        plugins: Vec::new(),
+        watches: Arc::new([]),
         plan,
     })
 }

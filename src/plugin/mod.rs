@@ -18,5 +18,6 @@ mod work;
 
 pub use chain::{Line, Refusal, Streams, Turn};
 pub use fault::{Fault, Function, Lie};
+pub use ffi::crash;
 pub use ffi::{Digest, Facts, Libraries, Library, LoadError, Opened, OwnCounter, Process, Terms, Trust};
 pub use instance::Instance;

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)] // the one place of plugins; listed in tests/tidy.rs
 
 mod abi;
+pub mod crash;
 mod host;
 mod image;
 mod library;

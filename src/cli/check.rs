@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::{self, Environment, Errors, Loaded, Source};
+use crate::control::plugins;
 
 /// Of a configuration that cannot be used; the same for a bad command line.
 pub(super) const BAD_CONFIGURATION: u8 = 2;
@@ -17,13 +18,25 @@ pub fn run(path: Option<&Path>) -> ExitCode {
         let _ = writeln!(std::io::stderr(), "there is no {}: checking the built-in example", config::DEFAULT_PATH);
     }
     let Some(Loaded { plan, warnings, .. }) = load(&source) else { return ExitCode::from(BAD_CONFIGURATION) };
+    let path = match &source {
+        Source::File(path) => Some(path.as_path()),
+        Source::Example => None,
+    };
+    let refused = plugins::check(&plan, path);
+    if !refused.is_empty() {
+        let mut stderr = std::io::stderr().lock();
+        refused.iter().for_each(|line| drop(writeln!(stderr, "{line}")));
+        return ExitCode::from(BAD_CONFIGURATION);
+    }
     let (listeners, upstreams) = (plan.listeners.len(), plan.upstreams.len());
+    let plugins = plan.plugins.len();
     let count = |number, what| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
     let _ = writeln!(
         std::io::stdout(),
-        "{source}: ok, {}, {}, {}",
+        "{source}: ok, {}, {}, {}{}",
         count(listeners, "listener"),
         count(upstreams, "upstream"),
+        if plugins > 0 { count(plugins, "plugin") + ", " } else { String::new() },
         count(warnings.len(), "warning")
     );
     ExitCode::SUCCESS

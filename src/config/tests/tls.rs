@@ -142,9 +142,9 @@ fn errors_of_listeners() {
             "",
         ),
         &[
-            "5:45: `trusted` is empty, so nobody may send a PROXY header",
+            "5:46: `trusted` is empty, so nobody may send a PROXY header",
             "7:17: `cert` is missing",
-            "7:40: the path is empty",
+            "7:41: the path is empty",
         ],
     );
     expect(

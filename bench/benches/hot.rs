@@ -36,8 +36,12 @@ fn routing(criterion: &mut Criterion) {
     let plan = plan();
     let listener = &plan.listeners[0];
     let (first, last) = (IpAddr::V4(Ipv4Addr::new(10, 0, 1, 1)), IpAddr::V4(Ipv4Addr::new(10, 99, 1, 1)));
-    criterion.bench_function("route, first of 100", |bench| bench.iter(|| black_box(listener.route(Some(first), None, iter::empty()))));
-    criterion.bench_function("route, last of 100", |bench| bench.iter(|| black_box(listener.route(Some(last), None, iter::empty()))));
+    criterion.bench_function("route, first of 100", |bench| {
+        bench.iter(|| black_box(listener.route(Some(first), None, iter::empty())))
+    });
+    criterion.bench_function("route, last of 100", |bench| {
+        bench.iter(|| black_box(listener.route(Some(last), None, iter::empty())))
+    });
 }
 
 fn balancing(criterion: &mut Criterion) {

@@ -143,6 +143,8 @@ pub(super) fn snapshot(plan: Plan) -> Arc<Snapshot> {
         generation: Generation(1),
         listeners: plan.listeners.iter().map(|listener| states.listener(listener, &plan.engine)).collect(),
         upstreams: plan.upstreams.iter().map(|upstream| states.upstream(upstream)).collect(),
+        tls: plan.listeners.iter().map(|_| None).collect(),
+        upstream_tls: plan.upstreams.iter().map(|_| None).collect(),
         connections: states.connections(plan.engine.max_connections),
         plan,
     })

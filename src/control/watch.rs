@@ -41,9 +41,9 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    /// `None`: there is no such file now.
+    /// `None`: there is no such file now, or it is a pipe or the like, which reading would wait for or use up.
     pub(super) fn of(path: &Path) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
+        let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         Some(Self {
             device: metadata.dev(),
             inode: metadata.ino(),

@@ -51,10 +51,10 @@ pub(super) fn join(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'stat
     let facts = chain.first().ok_or_else(|| "has no certificate".to_owned()).and_then(|first| facts(first));
     let facts = facts.map_err(|what| Wrong { what, is_of_key: false })?;
     let of_key = |what: String| Wrong { what, is_of_key: true };
-    let key = provider()
-        .key_provider
-        .load_private_key(key)
-        .map_err(|error| of_key(format!("has a key that cannot be used: {error}")))?;
+    let key = provider().key_provider.load_private_key(key).map_err(|error| match error {
+        Error::General(why) => of_key(format!("has a key that cannot be used: {why}")),
+        error => of_key(format!("has a key that cannot be used: {error}")),
+    })?;
     let key = CertifiedKey::new(chain, key);
     match key.keys_match() {
         Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(Certificate { key: Arc::new(key), facts: Arc::new(facts) }),
@@ -68,7 +68,7 @@ pub(super) fn join(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'stat
 /// What a certificate says of itself.
 fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
-        .map_err(|error| format!("has a certificate that cannot be read: {error}"))?;
+        .map_err(|_| "has a certificate that is not one (X.509)".to_owned())?;
     let names = parsed.subject_alternative_name().ok().flatten();
     let names = names.iter().flat_map(|extension| &extension.value.general_names).filter_map(|name| match name {
         GeneralName::DNSName(name) if name.bytes().all(|byte| byte.is_ascii_graphic()) => {

@@ -157,6 +157,12 @@ labelled! {
         Killed = "killed",
         /// `on_down = "close"` and the backend went down.
         BackendDown = "backend_down",
+        /// A plugin said CLOSE.
+        PluginClosed = "plugin_closed",
+        /// A plugin said RESET.
+        PluginReset = "plugin_reset",
+        /// A plugin failed or broke the rules, and its `on_fault` is "close".
+        PluginFault = "plugin_fault",
         /// Cut when `drain_timeout` ran out.
         Drained = "drained",
         Descriptors = "descriptors",

@@ -104,6 +104,88 @@ impl Buffers {
     }
 }
 
+/// A chain with its pool: what is left in it goes back when it is dropped.
+pub struct Queue {
+    pool: Buffers,
+    chain: Chain,
+}
+
+impl Queue {
+    #[must_use]
+    pub fn new(pool: &Buffers) -> Self {
+        Self { pool: pool.clone(), chain: Chain::default() }
+    }
+
+    /// Moves `chain`, of the same pool, behind what is there.
+    pub fn append(&mut self, chain: Chain) {
+        self.pool.append(&mut self.chain, chain);
+    }
+
+    /// Appends a copy of `bytes`, in private buffers; false, and nothing is appended, when there are not enough.
+    #[must_use]
+    pub fn extend(&mut self, mut bytes: &[u8]) -> bool {
+        let mut copy = Self::new(&self.pool);
+        while !bytes.is_empty() {
+            let Some(mut buffer) = self.pool.take() else { return false };
+            bytes = &bytes[buffer.extend(bytes)..];
+            self.pool.push(&mut copy.chain, buffer);
+        }
+        self.append(copy.take());
+        true
+    }
+
+    /// The chain, to work on; its buffers stay the pool's.
+    pub fn chain_mut(&mut self) -> &mut Chain {
+        &mut self.chain
+    }
+
+    /// Buffers.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.chain.count()
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn take(&mut self) -> Chain {
+        std::mem::take(&mut self.chain)
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.chain.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.chain.is_empty()
+    }
+
+    /// The bytes of the first buffer.
+    #[must_use]
+    pub fn front(&self) -> &[u8] {
+        self.pool.front(&self.chain)
+    }
+
+    /// Copies the first `len` bytes, or as many as there are, behind `to`.
+    pub fn copy_front(&self, len: usize, to: &mut Vec<u8>) {
+        self.pool.copy_front(&self.chain, len, to);
+    }
+
+    /// Drops `len` bytes from the front.
+    pub fn advance(&mut self, len: usize) {
+        self.pool.advance(&mut self.chain, len);
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let rest = self.take();
+        self.pool.release(rest);
+    }
+}
+
 /// One buffer in the hands of whoever works on its bytes: what is filled, and room behind it. Goes back to the pool when
 /// it is dropped.
 pub struct Buffer {

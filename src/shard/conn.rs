@@ -13,7 +13,7 @@ use super::session::{Outcome, Session};
 use crate::config::plan;
 use crate::policy::permit::Permit;
 use crate::relay;
-use crate::ring::Socket;
+use crate::ring::{First, Inlet, Socket};
 use crate::stats;
 use crate::types::{Blame, Reason, Stage, State, UpstreamIndex};
 use crate::upstream::balance::{Asker, Choice};
@@ -41,12 +41,13 @@ async fn live(session: &Session, permit: Permit, client: Socket) -> Outcome {
         session.count(direction, bytes);
         panic_if_asked(session);
     };
-    let tally = relay::run(session.shard().ring(), &client, &upstream, terms, &session.live().cut, count).await;
+    let ring = session.shard().ring();
+    let line = relay::Line::plain(ring, Inlet::new(client, First::Try), Inlet::new(upstream, First::Wait));
+    let tally = relay::run(ring, line, terms, &session.live().cut, count).await;
     if let Some(first_byte) = tally.first_byte {
         session.first_byte(first_byte.saturating_sub(connected));
     }
-    // The backend's place is free when its connection is closed, not before.
-    drop((client, upstream));
+    // The backend's place is free when its connection is closed, not before: the relay has done so.
     drop(place);
     let state = if tally.blame.is_none() { State::Closed } else { State::Failed };
     Outcome { state, reason: tally.reason, blame: tally.blame }

@@ -12,5 +12,6 @@ pub mod relay;
 pub mod ring;
 pub mod shard;
 pub mod stats;
+pub mod tls;
 pub mod types;
 pub mod upstream;

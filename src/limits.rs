@@ -58,6 +58,12 @@ pub const CHECK_INTERVAL: std::time::Duration = std::time::Duration::from_millis
 pub const BUSY_POLL: std::time::Duration = std::time::Duration::from_millis(100);
 /// Bytes of a health check's `send` and `expect`, and of the answer that is searched.
 pub const HEALTH_BYTES: usize = 4096;
+/// TLS records in a row that bring no payload (alerts, key updates, tickets, empty ones): each costs us work and the other
+/// side next to nothing. A server sends a few tickets at once.
+pub const TLS_IDLE_RECORDS: u32 = 64;
+/// Bytes that the other side may send until a handshake is done: rustls takes messages of 64 KiB, and a certificate chain
+/// is the largest.
+pub const TLS_HANDSHAKE_BYTES: usize = 256 * 1024;
 /// Largest buffer ring: the kernel's bound for IORING_REGISTER_PBUF_RING (io_uring_register(2)).
 pub const MAX_BUFFERS: u32 = 32 * 1024;
 /// Smallest and largest receive buffer.

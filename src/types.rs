@@ -157,6 +157,14 @@ labelled! {
         Killed = "killed",
         /// `on_down = "close"` and the backend went down.
         BackendDown = "backend_down",
+        /// The other side's handshake failed, or ours with it.
+        TlsHandshake = "tls_handshake",
+        /// A side that speaks TLS ended without close_notify: something may be missing.
+        TlsTruncated = "tls_truncated",
+        /// A record that does not open, or breaks the protocol.
+        TlsRecord = "tls_record",
+        /// The other side sent a fatal alert.
+        TlsAlert = "tls_alert",
         /// A plugin said CLOSE.
         PluginClosed = "plugin_closed",
         /// A plugin said RESET.

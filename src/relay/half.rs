@@ -1,6 +1,7 @@
 //! One direction of a relay: a state machine that receives from one socket and sends to the other, through a transform
 //! where there is one.
 
+use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -30,6 +31,9 @@ const BULK: u64 = 512;
 
 /// A transform that found no private buffer tries again after so long.
 const NO_BUFFER_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long the last words may take.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// What a direction begins with.
 pub struct Way {
@@ -326,15 +330,7 @@ impl Half {
                 let _ = pause.poll(context);
                 Work::NoBuffer(pause)
             }
-            Turn::Detached => {
-                // From here on this is a plain direction.
-                self.transform = None;
-                let rest = self.inbox.take();
-                self.queue.append(rest);
-                Work::Wants
-            }
-            Turn::Ended | Turn::Close => {
-                progress.close = matches!(turn, Turn::Close);
+            Turn::Ended => {
                 self.stop(Flow::Ending);
                 Work::Done
             }
@@ -345,6 +341,35 @@ impl Half {
             }
         };
         None
+    }
+
+    /// Whether it has something to send though nothing has come.
+    pub(super) fn owes(&self) -> bool {
+        let waits = matches!(self.work, Work::Wants) && !self.flow.is_over();
+        waits && self.transform.as_ref().is_some_and(|transform| transform.owes())
+    }
+
+    /// Before a close that follows no end of the stream: what TLS has to say then. True once it was sent.
+    pub(super) async fn farewell(&mut self, ring: &Ring, to: &Socket) -> bool {
+        if self.is_pending() || self.flow.is_over() {
+            return false;
+        }
+        let Some(transform) = &mut self.transform else { return false };
+        if !transform.counts_payload() || !transform.finish(ring.pool(), self.queue.chain_mut()) {
+            return false;
+        }
+        if self.queue.is_empty() {
+            return true;
+        }
+        let mut send = to.send(self.queue.chain_mut(), &self.from);
+        let sent = poll_fn(|context| match send.finish(to, self.queue.chain_mut()) {
+            Some(result) => Poll::Ready(result.is_ok()),
+            None => {
+                send.wake(context);
+                Poll::Pending
+            }
+        });
+        ring.timeout(FAREWELL, sent).await.unwrap_or(false)
     }
 
     /// Nothing more is received; what is queued is still sent.
@@ -362,7 +387,7 @@ impl Half {
         self.stop(Flow::Ending);
         ring.release(self.inbox.take());
         if let Some(transform) = &mut self.transform {
-            transform.finish(ring.pool(), self.queue.chain_mut());
+            let _ = transform.finish(ring.pool(), self.queue.chain_mut());
         }
         self.work = Work::Done;
     }

@@ -187,6 +187,10 @@ impl Relay {
             self.note_trouble(Direction::Down, trouble);
         }
         self.note_close(ring, went_up, went_down, context);
+        if self.up.owes() || self.down.owes() {
+            context.waker().wake_by_ref();
+            ring.note_activity();
+        }
         if self.is_over() {
             return Poll::Ready(match self.fault {
                 Some((reason, blame)) => (reason, Some(blame)),
@@ -280,8 +284,11 @@ impl Relay {
 
     /// Decides how each side learns of the end: a clean FIN only where everything was delivered.
     async fn close(&mut self, ring: &Ring) {
-        for (half, to) in [(&self.up, &self.upstream), (&self.down, &self.client)] {
+        for (half, to) in [(&mut self.up, &self.upstream), (&mut self.down, &self.client)] {
+            let was_told = half.farewell(ring, to).await;
             match half.flow() {
+                // By TLS, which says more than FIN or RST.
+                _ if was_told => {}
                 Flow::Ended if self.fault.is_none() || half.has_finished() => {}
                 // A reset is reported to one operation only. Where that was the send of the other direction, the receive
                 // saw an end like that of a FIN, and is no proof of one.

@@ -15,6 +15,8 @@ use super::*;
 use crate::ring::First;
 use crate::ring::tests::{TINY, on_ring, paths};
 
+mod tls;
+
 /// Relays between two sockets as they are.
 async fn run_plain(
     ring: &Ring,

@@ -83,17 +83,27 @@ impl Buffers {
         unsafe { std::slice::from_raw_parts(base, len) }
     }
 
-    /// Copies the first `len` bytes of `chain`, or as many as there are, behind `to`.
-    pub fn copy_front(&self, chain: &Chain, mut len: usize, to: &mut Vec<u8>) {
+    /// Copies the first bytes of `chain` to `to`, as many as fit; says how many.
+    pub fn copy_front_into(&self, chain: &Chain, to: &mut [u8]) -> usize {
+        let mut copied = 0;
         for (base, filled) in self.borrow().pieces(chain) {
-            let part = len.min(filled);
+            let part = filled.min(to.len() - copied);
             // SAFETY: the chain owns the buffer, whose first `filled` bytes at `base` are filled, and is borrowed.
-            to.extend_from_slice(unsafe { std::slice::from_raw_parts(base, part) });
-            len -= part;
-            if len == 0 {
-                return;
+            let bytes = unsafe { std::slice::from_raw_parts(base, part) };
+            to[copied..copied + part].copy_from_slice(bytes);
+            copied += part;
+            if copied == to.len() {
+                break;
             }
         }
+        copied
+    }
+
+    /// Copies the first `len` bytes of `chain`, or as many as there are, behind `to`.
+    pub fn copy_front(&self, chain: &Chain, len: usize, to: &mut Vec<u8>) {
+        let start = to.len();
+        to.resize(start + len.min(chain.len()), 0);
+        self.copy_front_into(chain, &mut to[start..]);
     }
 
     fn in_hand(&self, id: u16) -> Buffer {
@@ -171,6 +181,11 @@ impl Queue {
     /// Copies the first `len` bytes, or as many as there are, behind `to`.
     pub fn copy_front(&self, len: usize, to: &mut Vec<u8>) {
         self.pool.copy_front(&self.chain, len, to);
+    }
+
+    /// Copies the first bytes to `to`, as many as fit; says how many.
+    pub fn copy_front_into(&self, to: &mut [u8]) -> usize {
+        self.pool.copy_front_into(&self.chain, to)
     }
 
     /// Drops `len` bytes from the front.

@@ -1,0 +1,1 @@
+//! Record layer and handshake against rustls as the peer.

@@ -46,6 +46,14 @@ pub const CLIENT_HELLO_WIRE_BYTES: usize = 32 * 1024;
 pub const UNIX_PATH_BYTES: usize = 107;
 /// Networks of one `allow_sources` or `source` list; each connection looks through it in order.
 pub const NETWORKS_PER_LIST: usize = 1024;
+/// Names of one `sni` list, protocols of one `alpn` list: each connection looks through them in order.
+pub const NAMES_PER_LIST: usize = 1024;
+/// Bytes of a protocol's name: its length is one byte (RFC 7301 section 3.1).
+pub const ALPN_BYTES: usize = 255;
+/// Certificates of one listener: each is read again whenever one of them changes.
+pub const CERTIFICATES_PER_LISTENER: usize = 1024;
+/// Bytes of a file with certificates or a key; the system's whole list of authorities has some 200 KiB.
+pub const PEM_BYTES: u64 = 4 * 1024 * 1024;
 /// Connections of a process: above what a machine's descriptors allow (two each; `fs.nr_open` is 1,048,576 unless
 /// raised), and a bound on the tables that are made for so many.
 pub const CONNECTIONS: u32 = 10_000_000;

@@ -1,6 +1,7 @@
 //! The pure code that every connection runs through, by itself: `cargo bench -p arus-bench`.
 
 use std::hint::black_box;
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -35,8 +36,12 @@ fn routing(criterion: &mut Criterion) {
     let plan = plan();
     let listener = &plan.listeners[0];
     let (first, last) = (IpAddr::V4(Ipv4Addr::new(10, 0, 1, 1)), IpAddr::V4(Ipv4Addr::new(10, 99, 1, 1)));
-    criterion.bench_function("route, first of 100", |bench| bench.iter(|| black_box(listener.route(Some(first)))));
-    criterion.bench_function("route, last of 100", |bench| bench.iter(|| black_box(listener.route(Some(last)))));
+    criterion.bench_function("route, first of 100", |bench| {
+        bench.iter(|| black_box(listener.route(Some(first), None, iter::empty())))
+    });
+    criterion.bench_function("route, last of 100", |bench| {
+        bench.iter(|| black_box(listener.route(Some(last), None, iter::empty())))
+    });
 }
 
 fn balancing(criterion: &mut Criterion) {

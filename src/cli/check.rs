@@ -4,7 +4,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::config::{self, Environment, Errors, Loaded, Source};
+use crate::config::{self, Environment, Errors, Finding, Loaded, Severity, Source};
+use crate::control::tls;
 
 /// Of a configuration that cannot be used; the same for a bad command line.
 pub(super) const BAD_CONFIGURATION: u8 = 2;
@@ -17,6 +18,11 @@ pub fn run(path: Option<&Path>) -> ExitCode {
         let _ = writeln!(std::io::stderr(), "there is no {}: checking the built-in example", config::DEFAULT_PATH);
     }
     let Some(Loaded { plan, warnings, .. }) = load(&source) else { return ExitCode::from(BAD_CONFIGURATION) };
+    let findings = tls::check(&plan, &source.to_string());
+    print(&findings);
+    if findings.iter().any(|finding| finding.severity == Severity::Error) {
+        return ExitCode::from(BAD_CONFIGURATION);
+    }
     let (listeners, upstreams) = (plan.listeners.len(), plan.upstreams.len());
     let count = |number, what| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
     let _ = writeln!(
@@ -24,7 +30,7 @@ pub fn run(path: Option<&Path>) -> ExitCode {
         "{source}: ok, {}, {}, {}",
         count(listeners, "listener"),
         count(upstreams, "upstream"),
-        count(warnings.len(), "warning")
+        count(warnings.len() + findings.len(), "warning")
     );
     ExitCode::SUCCESS
 }
@@ -36,9 +42,13 @@ pub(super) fn load(source: &Source) -> Option<Loaded> {
         Ok(Loaded { warnings, .. }) => warnings,
         Err(Errors { findings }) => findings,
     };
+    print(findings);
+    loaded.ok()
+}
+
+fn print(findings: &[Finding]) {
     let mut stderr = std::io::stderr().lock();
     for finding in findings {
         let _ = writeln!(stderr, "{finding}");
     }
-    loaded.ok()
 }

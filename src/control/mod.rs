@@ -25,4 +25,5 @@ mod stats;
 mod stop;
 pub mod supervisor;
 mod systemd;
+pub mod tls;
 mod watch;

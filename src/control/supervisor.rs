@@ -28,6 +28,7 @@ use super::socket::SocketFile;
 use super::startup::Ground;
 use super::stats::StatsThread;
 use super::systemd;
+use super::tls::{Care, Changed};
 use super::watch::{Content, Watch};
 use crate::config;
 use crate::config::plan::{Engine, Log, Plan};
@@ -156,13 +157,14 @@ pub(super) struct Supervisor {
     threads: Vec<JoinHandle<()>>,
     pub(super) resolver: Resolver,
     pub(super) checks: Checks,
+    pub(super) care: Care,
     pub(super) recorder: Recorder,
     _stats: StatsThread,
     _socket_file: SocketFile,
     pub(super) signals: Signals,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) events: mpsc::UnboundedReceiver<Event>,
-    changes: mpsc::Receiver<()>,
+    changes: mpsc::Receiver<Changed>,
     /// A drain was asked for while something else was done.
     pub(super) must_stop: bool,
     /// When the first signal to stop came.
@@ -204,7 +206,11 @@ impl Supervisor {
             hello::announce(&listener).map_err(one("demo backend"))?;
             tokio::spawn((hooks.hello)(listener));
         }
-        let changes = watch(source.content.take());
+        // Changes that come while one is being dealt with count as one.
+        let (changed, changes) = mpsc::channel(1);
+        watch(source.content.take(), changed.clone());
+        let mut care = Care::new(control.clone(), changed);
+        care.follow(&snapshot, in_force.tls_files());
         let supervisor = Self {
             source,
             diff: hooks.diff,
@@ -215,6 +221,7 @@ impl Supervisor {
             threads,
             resolver,
             checks,
+            care,
             recorder,
             _stats: stats,
             _socket_file: socket_file,
@@ -261,7 +268,7 @@ impl Supervisor {
                     Request::Reload(answer) => self.reload(Some(answer)).await,
                     Request::Drain => self.must_stop = true,
                 },
-                Some(()) = self.changes.recv() => self.reload_changed().await,
+                Some(changed) = self.changes.recv() => self.reload_changed(changed).await,
                 Some(event) = self.events.recv() => self.take_event(event)?,
                 _ = roll_call.tick() => self.call_roll()?,
                 _ = watchdog_due.tick(), if watchdog.is_some() => ping(&self.shards, pace),
@@ -390,21 +397,18 @@ fn forward(events: Receiver<Event>) -> io::Result<mpsc::UnboundedReceiver<Event>
     Ok(receiver)
 }
 
-/// Watches the configuration. Changes that come while one is being dealt with count as one.
-fn watch(content: Option<Content>) -> mpsc::Receiver<()> {
-    let (sender, changes) = mpsc::channel(1);
-    if let Some(content) = content {
-        tokio::spawn(async move {
-            let mut watch = Watch::new(content);
-            loop {
-                watch.changed().await;
-                if sender.send(()).await.is_err() {
-                    return;
-                }
+/// Watches the configuration.
+fn watch(content: Option<Content>, changes: mpsc::Sender<Changed>) {
+    let Some(content) = content else { return };
+    tokio::spawn(async move {
+        let mut watch = Watch::new(vec![content]);
+        loop {
+            watch.changed().await;
+            if changes.send(Changed::Configuration).await.is_err() {
+                return;
             }
-        });
-    }
-    changes
+        }
+    });
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ fn panic_if_asked(session: &Session) {
 }
 
 fn route(session: &Session) -> Option<UpstreamIndex> {
-    session.listener().route(session.source()).upstream()
+    session.listener().route(session.source(), None, std::iter::empty()).upstream()
 }
 
 /// Takes a connection of a backend, waiting in the queue where there is one.

@@ -2,15 +2,17 @@
 //! bytes lie, with the AEADs that rustls' provider uses too.
 //!
 //! A connection is split into its two directions, as a relay is: an [`Opener`] and a [`Sealer`]. What one has to tell the
-//! other goes through `control`.
+//! other goes through `control`. What a handshake needs (`terms`, `certificates`, `tickets`) is loaded and replaced by the
+//! control plane; a shard only reads it, and never waits for a lock.
 
+pub mod certificates;
 mod control;
 mod handshake;
 mod keys;
 mod open;
 mod seal;
-#[cfg(test)]
-mod tests;
+pub mod terms;
+pub mod tickets;
 
 pub use handshake::{Facts, Gate, HandshakeError, Session, accept, connect};
 pub use open::Opener;

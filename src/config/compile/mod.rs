@@ -4,6 +4,8 @@
 mod bounds;
 mod engine;
 mod listener;
+mod proxy;
+mod tls;
 mod upstream;
 
 use std::collections::{BTreeMap, HashMap};

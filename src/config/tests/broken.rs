@@ -55,18 +55,13 @@ fn keys_of_later_versions_are_named_as_such() {
         "[acl]\ndefault = \"block\"\n[[acl.rule]]\n[[plugin]]\nname = \"x\"\n\
          [admin]\ndashboard = true\n\
          [[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nservice = \"socks5\"\nupstream = \"u\"\nplugins = []\n\
-         [listener.tls]\n[[listener.route]]\nsni = [\"a\"]\nupstream = \"u\"\n\
-         [[upstream]]\nname = \"u\"\nbackends = [\"127.0.0.1:2\"]\nsend_proxy = \"v2\"\n[demo]\nhello = \"127.0.0.1:3\"\naccept_proxy = true\n",
+         [[upstream]]\nname = \"u\"\nbackends = [\"127.0.0.1:2\"]\n",
         &[
             "1:2: `[acl]` is not in this version of arus (remove it)",
             "4:3: `[[plugin]]` is not in this version of arus (remove it)",
             "7:1: `dashboard` in `[admin]` is not in this version of arus (remove it)",
             "11:11: `service = \"socks5\"` is not in this version of arus",
             "13:1: `plugins` in `[[listener]]` is not in this version of arus (remove it)",
-            "14:11: `tls` in `[[listener]]` is not in this version of arus (remove it)",
-            "16:1: `sni` in `[[listener.route]]` is not in this version of arus (remove it)",
-            "21:1: `send_proxy` in `[[upstream]]` is not in this version of arus (remove it)",
-            "24:1: `accept_proxy` in `[demo]` is not in this version of arus (remove it)",
         ],
     );
 }

@@ -1,1 +1,0 @@
-//! Record layer and handshake against rustls as the peer.

@@ -9,6 +9,7 @@ pub mod client_hello;
 pub mod proxy_header;
 mod reader;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 
 /// How far a parser has come.

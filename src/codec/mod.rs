@@ -9,6 +9,7 @@ pub mod client_hello;
 pub mod proxy_header;
 mod reader;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 
 /// How far a parser has come.
@@ -31,10 +32,12 @@ pub enum Error {
     ClientHello(#[from] client_hello::Malformed),
 }
 
-/// What the parsers work with inside, where `?` is wanted: `None` asks for more.
-impl<T, E: Into<Error>> From<Result<Option<(T, usize)>, E>> for Progress<T> {
-    fn from(result: Result<Option<(T, usize)>, E>) -> Self {
-        match result {
+/// [`Progress`] within the parsers, where `?` is wanted: `None` asks for more.
+type Parsed<T, E> = Result<Option<(T, usize)>, E>;
+
+impl<T, E: Into<Error>> From<Parsed<T, E>> for Progress<T> {
+    fn from(parsed: Parsed<T, E>) -> Self {
+        match parsed {
             Ok(Some((message, used))) => Self::Done(message, used),
             Ok(None) => Self::NeedMore,
             Err(error) => Self::Bad(error.into()),

@@ -15,6 +15,7 @@ mod invariants;
 mod records;
 mod server_name;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 
 #[doc(hidden)]

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::Malformed;
+use crate::codec::Parsed;
 use crate::limits;
 
 const HANDSHAKE: u8 = 22;
@@ -18,7 +19,7 @@ const MESSAGE_HEADER_BYTES: usize = 4;
 /// The ClientHello without its own header, and the bytes that it took; copied only if it came in several records.
 ///
 /// Going through the records again on each call costs a step for each of them; nothing is copied before all are there.
-pub(super) fn message(bytes: &[u8]) -> Result<Option<(Cow<'_, [u8]>, usize)>, Malformed> {
+pub(super) fn message(bytes: &[u8]) -> Parsed<Cow<'_, [u8]>, Malformed> {
     let is_all = bytes.len() >= limits::CLIENT_HELLO_WIRE_BYTES;
     let bytes = &bytes[..bytes.len().min(limits::CLIENT_HELLO_WIRE_BYTES)];
     let more = if is_all { Err(Malformed::TooLong) } else { Ok(None) };

@@ -10,6 +10,7 @@ use super::Progress;
 mod encode;
 mod invariants;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 mod tlv;
 mod v1;

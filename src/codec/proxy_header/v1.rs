@@ -7,9 +7,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::str::FromStr;
 
 use super::{Addresses, Command, Header, Malformed, Tlvs, Version, after};
+use crate::codec::Parsed;
 use crate::limits;
 
-pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header<'_>, usize)>, Malformed> {
+pub(super) fn parse(bytes: &[u8]) -> Parsed<Header<'_>, Malformed> {
     // What lies behind the longest line cannot belong to it.
     let bytes = &bytes[..bytes.len().min(limits::PROXY_LINE_BYTES)];
     let Some(rest) = after(bytes, b"PROXY ")? else { return Ok(None) };

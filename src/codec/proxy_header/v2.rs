@@ -6,6 +6,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
 use super::{Addresses, Command, Header, Malformed, Tlvs, Version, after, tlv};
+use crate::codec::Parsed;
 use crate::codec::reader::Reader;
 
 pub(super) const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -39,7 +40,7 @@ enum Transport {
     Stream,
 }
 
-pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Header<'_>, usize)>, Malformed> {
+pub(super) fn parse(bytes: &[u8]) -> Parsed<Header<'_>, Malformed> {
     let Some(rest) = after(bytes, SIGNATURE)? else { return Ok(None) };
     let mut fixed = Reader::new(rest);
     let Some(byte) = fixed.u8() else { return Ok(None) };

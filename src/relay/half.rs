@@ -454,7 +454,10 @@ impl Half {
                     progress.received = true;
                     self.adapt(chain.count());
                     match self.transform {
-                        Some(_) => self.inbox.append(chain),
+                        Some(_) => {
+                            self.inbox.append(chain);
+                            self.inbox.compact();
+                        }
                         None => self.queue.append(chain),
                     }
                     // Where the kernel cannot cap a receive, or many small messages came, this is what stops it.

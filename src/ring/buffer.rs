@@ -7,6 +7,9 @@ use std::rc::Rc;
 use super::buffers::{PRIVATE_BUFFER, Pool};
 use super::chain::Chain;
 
+/// Pieces that a queue may have beyond those that are full, before they are put together.
+const LOOSE_PIECES: usize = 4;
+
 /// The buffers of a shard. Cheap to clone; all clones are the same pool.
 #[derive(Clone)]
 pub struct Buffers(Rc<RefCell<Pool>>);
@@ -153,6 +156,24 @@ impl Queue {
     #[must_use]
     pub fn count(&self) -> usize {
         self.chain.count()
+    }
+
+    /// Puts what came in many small pieces together, so that it does not hold many buffers.
+    pub fn compact(&mut self) {
+        if self.count() <= LOOSE_PIECES + self.len() / PRIVATE_BUFFER {
+            return;
+        }
+        let mut dense = Self::new(&self.pool);
+        while !self.is_empty() {
+            let Some(mut buffer) = self.pool.take() else { break };
+            let len = self.pool.copy_front_into(&self.chain, buffer.spare());
+            buffer.commit(len);
+            self.advance(len);
+            self.pool.push(&mut dense.chain, buffer);
+        }
+        // Where private buffers ran out, the rest stays as it is.
+        dense.append(self.take());
+        self.append(dense.take());
     }
 
     /// All of it.

@@ -32,6 +32,7 @@ impl Inlet {
             receive.poll(context, || Ask { total: at_once, at_once }).map(|received| match received {
                 Received::Data(chain) => {
                     ahead.append(chain);
+                    ahead.compact();
                     Ok(true)
                 }
                 Received::End => Ok(false),
@@ -40,6 +41,18 @@ impl Inlet {
             })
         })
         .await
+    }
+
+    /// Begins to receive about `at_once` bytes, for [`Inlet::catch_up`] to find.
+    pub async fn begin(&mut self, at_once: u32) {
+        let Self { receive, ahead, .. } = self;
+        poll_fn(|context| {
+            if let Poll::Ready(Received::Data(chain)) = receive.poll(context, || Ask { total: at_once, at_once }) {
+                ahead.append(chain);
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// What has arrived meanwhile without anybody waiting; nothing is asked for.

@@ -50,30 +50,19 @@ pub struct Session {
 }
 
 /// Why there is no connection.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// The other side has gone, or its socket failed.
-    Io(io::Error),
-    /// The other side has ended in the middle.
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+    #[error("the connection ended in the middle")]
     Ended,
-    /// What it sent, or offers, will not do.
-    Tls(rustls::Error),
-    /// What it sends is not TLS.
+    /// What the other side sent, or offers, will not do.
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+    #[error("the other side does not speak TLS")]
     NotTls,
-    /// It sends more than any handshake needs.
+    #[error("the other side sends more than any handshake needs")]
     TooLong,
-}
-
-impl From<io::Error> for HandshakeError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<rustls::Error> for HandshakeError {
-    fn from(error: rustls::Error) -> Self {
-        Self::Tls(error)
-    }
 }
 
 /// Lets so many handshake steps of a shard through each turn, in the order in which they came.

@@ -9,6 +9,7 @@ pub mod certificates;
 mod control;
 mod handshake;
 mod keys;
+pub mod names;
 mod open;
 mod seal;
 pub mod terms;

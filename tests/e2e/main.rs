@@ -14,6 +14,7 @@ mod cli;
 mod clients;
 mod control;
 mod health;
+mod kit;
 mod limits;
 mod peers;
 mod pressure;

@@ -4,10 +4,11 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 
 use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{AlertDescription, ClientConfig, ClientConnection, Connection, HandshakeKind, ProtocolVersion};
-use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
+use rustls::{ServerConfig, ServerConnection, SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::tls_certs::{Authority, Pair};
 use super::{Address, Stream, bytes};
@@ -32,6 +33,8 @@ pub(crate) enum TlsEnd {
 pub(crate) struct TlsClient {
     config: ClientConfig,
     name: ServerName<'static>,
+    /// Most bytes that go to the socket at once during the handshake.
+    cut: usize,
 }
 
 impl TlsClient {
@@ -56,14 +59,30 @@ impl TlsClient {
         own: Option<&Pair>,
         versions: &[&'static SupportedProtocolVersion],
     ) -> Self {
-        let config = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
+        Self::of(provider(), authority, name, own, versions)
+    }
+
+    /// One that knows a single cipher suite.
+    pub(crate) fn only(authority: &Authority, name: &str, suite: SupportedCipherSuite) -> Self {
+        let provider = CryptoProvider { cipher_suites: vec![suite], ..(*provider()).clone() };
+        Self::of(provider.into(), authority, name, None, &[suite.version()])
+    }
+
+    fn of(
+        provider: Arc<CryptoProvider>,
+        authority: &Authority,
+        name: &str,
+        own: Option<&Pair>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Self {
+        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
         let config = config.with_root_certificates(authority.roots());
         let mut config = match own {
             Some(own) => config.with_client_auth_cert(own.chain(), own.private_key()).unwrap(),
             None => config.with_no_client_auth(),
         };
         config.resumption = Resumption::in_memory_sessions(64);
-        Self { config, name: ServerName::try_from(name.to_owned()).unwrap() }
+        Self { config, name: ServerName::try_from(name.to_owned()).unwrap(), cut: usize::MAX }
     }
 
     pub(crate) fn alpn(mut self, protocols: &[&str]) -> Self {
@@ -83,9 +102,15 @@ impl TlsClient {
         self
     }
 
+    /// Sends its part of the handshake in pieces of so many bytes.
+    pub(crate) fn cut(mut self, bytes: usize) -> Self {
+        self.cut = bytes;
+        self
+    }
+
     /// The same client asking for another name.
     pub(crate) fn named(&self, name: &str) -> Self {
-        Self { config: self.config.clone(), name: ServerName::try_from(name.to_owned()).unwrap() }
+        Self { name: ServerName::try_from(name.to_owned()).unwrap(), ..self.clone() }
     }
 
     /// Connects, and waits for the end of the handshake.
@@ -100,7 +125,9 @@ impl TlsClient {
     /// The handshake over a connection that may have carried something before, as a PROXY header.
     pub(crate) fn over(&self, socket: Stream) -> Result<TlsStream, TlsEnd> {
         let tls = ClientConnection::new(Arc::new(self.config.clone()), self.name.clone()).unwrap();
-        TlsStream { socket, tls: tls.into() }.shake_hands()
+        let mut stream = TlsStream { socket, tls: tls.into(), cut: self.cut }.shake_hands()?;
+        stream.cut = usize::MAX;
+        Ok(stream)
     }
 
     /// The first bytes such a client sends.
@@ -142,7 +169,7 @@ impl TlsServer {
 
     pub(crate) fn accept(&self, socket: Stream) -> Result<TlsStream, TlsEnd> {
         let tls = ServerConnection::new(Arc::clone(&self.0)).unwrap();
-        TlsStream { socket, tls: tls.into() }.shake_hands()
+        TlsStream { socket, tls: tls.into(), cut: usize::MAX }.shake_hands()
     }
 
     /// A behaviour of a backend: sends everything back, and answers close_notify with close_notify.
@@ -160,7 +187,7 @@ impl TlsServer {
     }
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
@@ -172,6 +199,20 @@ fn wire(protocols: &[&str]) -> Vec<Vec<u8>> {
 pub(crate) struct TlsStream {
     pub(crate) socket: Stream,
     tls: Connection,
+    cut: usize,
+}
+
+/// A socket that takes no more than so many bytes at once.
+struct Cut<'a>(&'a Stream, usize);
+
+impl Write for Cut<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&self.0.0).write(&bytes[..bytes.len().min(self.1)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl TlsStream {
@@ -189,7 +230,7 @@ impl TlsStream {
     /// Sends what TLS wants to send.
     fn flush(&mut self) -> Result<(), TlsEnd> {
         while self.tls.wants_write() {
-            if let Err(error) = self.tls.write_tls(&mut &self.socket.0) {
+            if let Err(error) = self.tls.write_tls(&mut Cut(&self.socket, self.cut)) {
                 return Err(self.last_words(&error));
             }
         }

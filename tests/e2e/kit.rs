@@ -104,29 +104,65 @@ fn sessions_are_resumed() {
     }
     let directory = tempfile::tempdir().unwrap();
     let authority = Authority::new(directory.path(), "ca");
-    let server = SServer::start(&authority.server("server", &["a.test"], Key::Ecdsa), &[]);
-    for version in [&TLS12, &TLS13] {
-        let client = TlsClient::speaking(&authority, "a.test", &[version]);
-        for round in 0..4 {
-            let mut stream = client.connect(server.address());
+    let pair = authority.server("server", &["a.test"], Key::Ecdsa);
+    let (openssl, own) = (SServer::start(&pair, &[]), Backend::start(TlsServer::new(&pair, &[]).echo()));
+    for (server, answer) in [(openssl.address(), "olleh\n"), (own.address(), "hello\n")] {
+        let ask = |stream: &mut TlsStream| {
+            stream.write_all(b"hello\n");
             // The tickets come before the answer.
-            check_reversal(&mut stream);
-            assert_eq!(stream.is_resumed(), round > 0, "{version:?}, round {round}");
-            stream.close_notify();
+            assert_eq!(text(&stream.read_exactly(6)), answer);
+        };
+        for version in [&TLS12, &TLS13] {
+            let client = TlsClient::speaking(&authority, "a.test", &[version]);
+            for round in 0..4 {
+                let mut stream = client.connect(server);
+                ask(&mut stream);
+                assert_eq!(stream.is_resumed(), round > 0, "{version:?}, round {round}");
+                stream.close_notify();
+            }
+            let mut stream = client.clone().without_resumption().connect(server);
+            ask(&mut stream);
+            assert!(!stream.is_resumed());
         }
-        let mut stream = client.clone().without_resumption().connect(server.address());
-        check_reversal(&mut stream);
-        assert!(!stream.is_resumed());
+        for version in ["-tls1_2", "-tls1_3"] {
+            let [first, next] = ["first", "next"].map(|name| directory.path().join(name));
+            let printed = exchange(server, &[version], "hello", answer, &first);
+            assert!(printed.contains("\nNew, ") && !printed.contains("Reused"), "{printed}");
+            let again = [version, "-sess_in", first.to_str().unwrap()];
+            for _ in 0..2 {
+                let printed = exchange(server, &again, "hello", answer, &next);
+                assert!(printed.contains("\nReused, "), "{printed}");
+            }
+        }
     }
-    for version in ["-tls1_2", "-tls1_3"] {
-        let (first, next) = (directory.path().join("first"), directory.path().join("next"));
-        let printed = exchange(server.address(), &[version], "hello", "olleh", &first);
-        assert!(printed.contains("\nNew, ") && !printed.contains("Reused"), "{printed}");
-        let again = [version, "-sess_in", first.to_str().unwrap()];
-        for _ in 0..2 {
-            let printed = exchange(server.address(), &again, "hello", "olleh", &next);
-            assert!(printed.contains("\nReused, "), "{printed}");
+}
+
+#[test]
+fn handshakes_can_be_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new(directory.path(), "ca");
+    let server = TlsServer::new(&authority.server("server", &["a.test"], Key::Ecdsa), &[]);
+    let server = Backend::start(server.echo());
+    for version in [&TLS12, &TLS13] {
+        for cut in [1, 7, 255] {
+            let client = TlsClient::speaking(&authority, "a.test", &[version]).without_resumption().cut(cut);
+            let mut stream = client.connect(server.address());
+            stream.send(1, 0, 50_000);
+            stream.expect(1, 0, 50_000);
         }
+    }
+    let hello = TlsClient::new(&authority, "a.test").hello();
+    for size in [1, 3, 50] {
+        let mut stream = Stream::connect(server.address());
+        for byte in in_records(&hello, size) {
+            stream.write_all(&[byte]);
+        }
+        assert_eq!(stream.read_exactly(1), [22], "a handshake record, and no alert");
+    }
+    for suite in rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES {
+        let is_rsa = format!("{:?}", suite.suite()).contains("ECDHE_RSA");
+        let client = TlsClient::only(&authority, "a.test", *suite);
+        assert_eq!(client.try_connect(server.address()).is_ok(), !is_rsa, "{suite:?}");
     }
 }
 

@@ -33,11 +33,11 @@ pub(crate) use backend::{Backend, Closed, Crowd, Hanging, behaviour};
 pub(crate) use bytes::{Random, pattern};
 pub(crate) use log::Log;
 pub(crate) use procfs::Process;
-pub(crate) use program::{Program, wait_listens};
+pub(crate) use program::Program;
 pub(crate) use proxy_header::ProxyHeader;
 pub(crate) use proxy_peers::{Haproxy, Nginx, Recording};
 pub(crate) use stream::{Address, End, Stream};
-pub(crate) use tls::{TlsClient, TlsEnd, TlsServer, TlsStream};
+pub(crate) use tls::{TlsClient, TlsEnd, TlsServer, TlsStream, in_records};
 pub(crate) use tls_certs::{Authority, Key, Pair};
 
 /// For whatever must happen: a loaded machine with debug builds takes its time, and only a failure waits so long.

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use socket2::Socket;
 
-use super::{Address, DEADLINE, Stream, within};
+use super::{Address, DEADLINE, within};
 
 /// How long a program gets to end after SIGTERM.
 const MERCY: Duration = Duration::from_secs(5);
@@ -190,9 +190,4 @@ impl Inherited {
         };
         Program::start(command)
     }
-}
-
-/// Waits until somebody accepts at `address` and keeps the connection open.
-pub(crate) fn wait_listens(address: &Address) {
-    super::eventually(&format!("{address} listens"), || Stream::try_connect(address).ok());
 }

@@ -181,10 +181,6 @@ impl Recording {
         self.backend.address()
     }
 
-    pub(crate) fn backend(&self) -> &Backend {
-        &self.backend
-    }
-
     /// Waits until so many connections have begun; gives what each began with, in the order in which that was complete.
     pub(crate) fn headers(&self, count: usize) -> Vec<ProxyHeader> {
         let headers = self.seen.headers.lock().unwrap();

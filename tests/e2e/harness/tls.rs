@@ -108,11 +108,6 @@ impl TlsClient {
         self
     }
 
-    /// The same client asking for another name.
-    pub(crate) fn named(&self, name: &str) -> Self {
-        Self { name: ServerName::try_from(name.to_owned()).unwrap(), ..self.clone() }
-    }
-
     /// Connects, and waits for the end of the handshake.
     pub(crate) fn connect(&self, address: &Address) -> TlsStream {
         self.try_connect(address).unwrap_or_else(|end| panic!("TLS to {address}: {end:?}"))
@@ -164,6 +159,8 @@ impl TlsServer {
         };
         let mut config = config.with_single_cert(own.chain(), own.private_key()).unwrap();
         config.alpn_protocols = wire(alpn);
+        // Tickets that can be used again and again, as those of arus.
+        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
         Self(Arc::new(config))
     }
 
@@ -185,6 +182,12 @@ impl TlsServer {
             let _ = stream.try_close_notify();
         }
     }
+}
+
+/// A handshake message that came in one record, in records of so many bytes (up to 255).
+pub(crate) fn in_records(record: &[u8], size: usize) -> Vec<u8> {
+    let pieces = record[5..].chunks(size);
+    pieces.flat_map(|piece| [&[22, 3, 1, 0, piece.len() as u8][..], piece].concat()).collect()
 }
 
 fn provider() -> Arc<CryptoProvider> {

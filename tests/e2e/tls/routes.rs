@@ -89,10 +89,8 @@ fn a_hello_in_many_records_is_understood() {
     let passing = Passing::start("upstream = \"four\"");
     let hello = passing.scene.client("x.b.test").hello();
     for size in [1, 3, 50] {
-        let records: Vec<u8> =
-            hello[5..].chunks(size).flat_map(|piece| [&[22, 3, 1, 0, piece.len() as u8][..], piece].concat()).collect();
         let mut stream = Stream::connect(&passing.arus.address("pass"));
-        for byte in records {
+        for byte in in_records(&hello, size) {
             stream.write_all(&[byte]);
         }
         // rustls takes such a hello, too: its answer begins with a handshake record.

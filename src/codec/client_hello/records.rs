@@ -45,9 +45,7 @@ pub(super) fn message(bytes: &[u8]) -> Result<Option<(Cow<'_, [u8]>, usize)>, Ma
 fn record(bytes: &[u8], begin: usize) -> Result<Option<(&[u8], usize)>, Malformed> {
     let record = &bytes[begin..];
     match record {
-        [kind, ..] if *kind != HANDSHAKE => {
-            Err(if begin == 0 { Malformed::NotTls } else { Malformed::Interrupted })
-        }
+        [kind, ..] if *kind != HANDSHAKE => Err(if begin == 0 { Malformed::NotTls } else { Malformed::Interrupted }),
         [_, major, ..] if *major != MAJOR => Err(Malformed::NotTls),
         [_, _, _, high, low, payload @ ..] => {
             let length = usize::from(u16::from_be_bytes([*high, *low]));

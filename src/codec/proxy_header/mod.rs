@@ -38,8 +38,14 @@ pub enum Command {
 /// The endpoints of the connection that the header speaks for, as it gives them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Addresses {
-    Tcp4 { source: SocketAddrV4, destination: SocketAddrV4 },
-    Tcp6 { source: SocketAddrV6, destination: SocketAddrV6 },
+    Tcp4 {
+        source: SocketAddrV4,
+        destination: SocketAddrV4,
+    },
+    Tcp6 {
+        source: SocketAddrV6,
+        destination: SocketAddrV6,
+    },
     /// AF_UNIX; the paths mean nothing on this machine and are not kept.
     Unix,
     /// A family or protocol of UNSPEC, and every LOCAL header of version 2.

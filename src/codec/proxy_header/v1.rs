@@ -99,10 +99,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Source and destination from `ADDRESS ADDRESS PORT PORT`.
-fn endpoints<A: FromStr>(
-    mut fields: Fields<'_>,
-    is_part: fn(&u8) -> bool,
-) -> Result<Option<[(A, u16); 2]>, Malformed> {
+fn endpoints<A: FromStr>(mut fields: Fields<'_>, is_part: fn(&u8) -> bool) -> Result<Option<[(A, u16); 2]>, Malformed> {
     let address = |text: &str| text.parse::<A>().map_err(|_| Malformed::Address);
     let Some(source) = fields.field(is_part)?.map(address).transpose()? else { return Ok(None) };
     let Some(destination) = fields.field(is_part)?.map(address).transpose()? else { return Ok(None) };

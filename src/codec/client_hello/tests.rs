@@ -1,0 +1,1 @@
+//! Hellos of real clients, and wrong ones.

@@ -152,7 +152,8 @@ fn hooks() -> Hooks {
             shard::spawn(parts)
         }),
         serve: Box::new(|control, listener| Box::pin(admin::serve(control, listener))),
-        hello: Box::new(|listener| Box::pin(hello::serve(listener))),
+        // `[demo] accept_proxy` decides, once the plan has it.
+        hello: Box::new(|listener| Box::pin(hello::serve(listener, false))),
         diff: Box::new(diff::diff),
         relog: Box::new(|log| logging::set(log.level, log.format)),
     }

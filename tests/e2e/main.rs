@@ -14,6 +14,8 @@ mod cli;
 mod clients;
 mod control;
 mod health;
+mod hello;
+mod kit;
 mod limits;
 mod peers;
 mod pressure;
@@ -28,3 +30,7 @@ mod storm;
 mod upstreams;
 mod vanish;
 mod watch;
+
+// They need the TLS data path, and are enabled with it.
+// mod proxy_protocol;
+// mod tls;

@@ -19,6 +19,7 @@ mod kit;
 mod limits;
 mod peers;
 mod pressure;
+mod proxy_protocol;
 mod queue;
 mod relay;
 mod reload;
@@ -27,10 +28,7 @@ mod signals;
 mod soak;
 mod startup;
 mod storm;
+mod tls;
 mod upstreams;
 mod vanish;
 mod watch;
-
-// They need the TLS data path, and are enabled with it.
-// mod proxy_protocol;
-// mod tls;

@@ -152,7 +152,7 @@ fn hooks() -> Hooks {
             shard::spawn(parts)
         }),
         serve: Box::new(|control, listener| Box::pin(admin::serve(control, listener))),
-        hello: Box::new(|listener| Box::pin(hello::serve(listener))),
+        hello: Box::new(|listener, accept_proxy| Box::pin(hello::serve(listener, accept_proxy))),
         diff: Box::new(diff::diff),
         relog: Box::new(|log| logging::set(log.level, log.format)),
     }

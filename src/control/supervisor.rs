@@ -88,8 +88,8 @@ pub struct Hooks {
     pub spawn: Box<dyn Fn(shard::Parts) -> io::Result<JoinHandle<()>>>,
     /// Serves the control socket.
     pub serve: Box<dyn FnOnce(Control, tokio::net::UnixListener) -> Task>,
-    /// Runs the demo backend.
-    pub hello: Box<dyn FnOnce(tokio::net::TcpListener) -> Task>,
+    /// Runs the demo backend; the flag says whether a PROXY header is mandatory there.
+    pub hello: Box<dyn FnOnce(tokio::net::TcpListener, bool) -> Task>,
     /// For the log line of a reload.
     pub diff: Diff,
     /// Puts the level and format of the program's own log into force.
@@ -102,7 +102,7 @@ impl Default for Hooks {
         Self {
             spawn: Box::new(shard::spawn),
             serve: Box::new(|_, _| Box::pin(async {})),
-            hello: Box::new(|_| Box::pin(async {})),
+            hello: Box::new(|_, _| Box::pin(async {})),
             diff: Box::new(config::diff::diff),
             relog: Box::new(|_| {}),
         }
@@ -204,7 +204,8 @@ impl Supervisor {
         if let Some(demo) = demo {
             let listener = tokio::net::TcpListener::from_std(demo).map_err(one("demo backend"))?;
             hello::announce(&listener).map_err(one("demo backend"))?;
-            tokio::spawn((hooks.hello)(listener));
+            let accept_proxy = plan.demo.as_ref().is_some_and(|demo| demo.accept_proxy);
+            tokio::spawn((hooks.hello)(listener, accept_proxy));
         }
         // Changes that come while one is being dealt with count as one.
         let (changed, changes) = mpsc::channel(1);

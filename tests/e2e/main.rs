@@ -10,6 +10,7 @@ mod ops;
 mod access_log;
 mod attack;
 mod backends;
+mod certificates;
 mod cli;
 mod clients;
 mod control;

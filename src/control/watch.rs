@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
 use std::hash::Hasher;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,8 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{INotifyWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
+
+use crate::limits;
 
 /// An event is followed up when nothing more has come for so long...
 const DEBOUNCE: Duration = Duration::from_millis(75);
@@ -75,7 +78,12 @@ impl Content {
         if stamp.is_none() || stamp == self.stamp {
             return false;
         }
-        let Ok(text) = fs::read(&self.path) else { return false };
+        let mut text = Vec::new();
+        // Nothing that is larger is ever loaded; whether it has changed makes no difference.
+        let read = fs::File::open(&self.path).and_then(|file| file.take(limits::CONFIG_BYTES).read_to_end(&mut text));
+        if read.is_err() {
+            return false;
+        }
         let mut hasher = DefaultHasher::new();
         hasher.write(&text);
         let hash = Some(hasher.finish());

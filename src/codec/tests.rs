@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use super::{client_hello, proxy_header};
+use super::{Progress, client_hello, proxy_header};
 
 /// The files of a fuzz target's corpus, by name.
 pub(super) fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
@@ -63,7 +63,7 @@ impl Chance {
 }
 
 /// Mutates the corpus for about half a second, or for `ARUS_FUZZ_SECONDS`; `ARUS_FUZZ_SEED` repeats a run.
-fn fuzz(target: &str, check: fn(&[u8])) {
+fn fuzz(target: &str, check: fn(&[u8]), is_message: fn(&[u8]) -> bool) {
     let variable = |name: &str| env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let time = variable("ARUS_FUZZ_SECONDS").map_or(Duration::from_millis(500), Duration::from_secs);
     let seed = variable("ARUS_FUZZ_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
@@ -71,7 +71,8 @@ fn fuzz(target: &str, check: fn(&[u8])) {
     let (mut chance, begun) = (Chance(seed), Instant::now());
     let mut inputs: Vec<Vec<u8>> = corpus(target).into_iter().map(|(_, bytes)| bytes).collect();
     inputs.retain(|bytes| bytes.len() < 4096);
-    let mut runs = 0u64;
+    let found = inputs.len();
+    let (mut runs, mut messages) = (0u64, 0u64);
     // At least some on the slowest machine.
     while begun.elapsed() < time || runs < 100 {
         let (one, other) = (chance.below(inputs.len()), chance.below(inputs.len()));
@@ -79,12 +80,19 @@ fn fuzz(target: &str, check: fn(&[u8])) {
         let result = std::panic::catch_unwind(|| check(&input));
         assert!(result.is_ok(), "after {runs} runs, seed {seed}: {input:02x?}");
         runs += 1;
-        // Mutations of mutations reach further than those of the corpus alone.
-        if input.len() < 4096 && chance.below(64) == 0 {
-            if inputs.len() < 512 { inputs.push(input) } else { inputs[one] = input }
+        // Mutations of mutations reach further than those of the corpus alone, as long as they are messages.
+        if is_message(&input) {
+            messages += 1;
+            match input.len() {
+                4096.. => {}
+                _ if inputs.len() < 512 => inputs.push(input),
+                _ if one >= found => inputs[one] = input,
+                _ => {}
+            }
         }
     }
-    println!("{target}: {runs} runs");
+    assert!(messages > runs / 50, "{target}: only {messages} of {runs} inputs were messages");
+    println!("{target}: {runs} runs, {messages} messages");
 }
 
 #[test]
@@ -101,10 +109,14 @@ fn the_corpora_keep_every_promise() {
 
 #[test]
 fn mutated_proxy_headers_keep_every_promise() {
-    fuzz("proxy_header", proxy_header::fuzz_invariants);
+    fuzz("proxy_header", proxy_header::fuzz_invariants, |bytes| {
+        matches!(proxy_header::parse(bytes), Progress::Done(..))
+    });
 }
 
 #[test]
 fn mutated_client_hellos_keep_every_promise() {
-    fuzz("client_hello", client_hello::fuzz_invariants);
+    fuzz("client_hello", client_hello::fuzz_invariants, |bytes| {
+        matches!(client_hello::parse(bytes), Progress::Done(..))
+    });
 }

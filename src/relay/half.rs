@@ -111,6 +111,15 @@ pub(super) struct Progress {
     pub(super) close: bool,
 }
 
+/// How the other direction stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Back {
+    /// It has something to send to `from`: what looks like the end of the stream may be a reset that only it was told of.
+    casts_doubt: bool,
+    /// Everything was passed on, and `from` knows that no more will come.
+    has_finished: bool,
+}
+
 /// Why a direction goes no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Trouble {
@@ -165,10 +174,11 @@ impl Half {
         self.sending.is_some() || self.aside.as_ref().is_some_and(Aside::is_pending)
     }
 
-    /// Whether the end of what `to` sends may be a reset that only this direction was told of: it has something to send.
-    pub(super) fn casts_doubt(&self) -> bool {
+    /// What the other direction has to know of this one.
+    pub(super) fn back(&self) -> Back {
         let sends = self.sending.as_ref().is_some_and(|send| !send.is_sent());
-        sends || !self.queue.is_empty() || self.aside.is_some() || self.flow == Flow::Refused
+        let casts_doubt = sends || !self.queue.is_empty() || self.aside.is_some() || self.flow == Flow::Refused;
+        Back { casts_doubt, has_finished: self.has_finished() }
     }
 
     /// Whether everything that came was passed on, and the other side knows that no more will come.
@@ -181,13 +191,14 @@ impl Half {
         self.flow == Flow::Ended && !std::mem::replace(&mut self.fin_passed, true)
     }
 
-    /// Moves what can be moved now. `doubtful` says that an end of what `from` sends may be a reset. The error of a failed receive or send is given once, with the flow set.
+    /// Moves what can be moved now; `back` tells how the other direction stands. Why a receive or send has failed is given
+    /// once, with the flow set.
     pub(super) fn poll(
         &mut self,
         ring: &Ring,
         from: &Socket,
         to: &Socket,
-        doubtful: bool,
+        back: Back,
         context: &mut Context<'_>,
     ) -> (Progress, Option<Trouble>) {
         let mut progress = Progress::default();
@@ -208,7 +219,7 @@ impl Half {
                 return (progress, trouble);
             }
         }
-        let trouble = self.poll_copy(ring, from, to, doubtful, context, &mut progress);
+        let trouble = self.poll_copy(ring, from, to, back, context, &mut progress);
         // It has only now turned out that there is no buffer.
         if trouble.is_none() && self.lacks_buffer && self.is_aside(ring, from, to) {
             let trouble = self.poll_aside(from, to, context, &mut progress);
@@ -271,12 +282,12 @@ impl Half {
         ring: &Ring,
         from: &Socket,
         to: &Socket,
-        doubtful: bool,
+        back: Back,
         context: &Context<'_>,
         progress: &mut Progress,
     ) -> Option<Trouble> {
-        let failed = self.receive(ring, from, doubtful, context, progress).err();
-        let trouble = self.transform(ring, context, progress).or(failed.map(Into::into));
+        let failed = self.receive(ring, from, back, context, progress).err();
+        let trouble = self.transform(ring, back, context, progress).or(failed.map(Into::into));
         if self.sending.is_none() && !self.queue.is_empty() {
             self.sends = self.sends.saturating_add(1);
             if self.sends == BUSY {
@@ -302,7 +313,13 @@ impl Half {
     }
 
     /// Lets the transform work on what has come, as far as there is room for what comes of it.
-    fn transform(&mut self, ring: &Ring, context: &Context<'_>, progress: &mut Progress) -> Option<Trouble> {
+    fn transform(
+        &mut self,
+        ring: &Ring,
+        back: Back,
+        context: &Context<'_>,
+        progress: &mut Progress,
+    ) -> Option<Trouble> {
         let transform = self.transform.as_mut()?;
         if let Work::NoBuffer(pause) = &mut self.work
             && pause.poll(context).is_pending()
@@ -331,6 +348,11 @@ impl Half {
                 Work::NoBuffer(pause)
             }
             Turn::Ended => {
+                self.stop(Flow::Ending);
+                Work::Done
+            }
+            // A client that has had everything and was told so may go without another word.
+            Turn::Broken(Reason::TlsTruncated, Blame::Client) if back.has_finished => {
                 self.stop(Flow::Ending);
                 Work::Done
             }
@@ -441,7 +463,7 @@ impl Half {
         &mut self,
         ring: &Ring,
         from: &Socket,
-        doubtful: bool,
+        back: Back,
         context: &Context<'_>,
         progress: &mut Progress,
     ) -> Result<(), io::Error> {
@@ -466,7 +488,7 @@ impl Half {
                     }
                 }
                 Poll::Ready(Received::NoBuffer) => self.lacks_buffer = true,
-                Poll::Ready(Received::End) if doubtful && from.was_reset() => {
+                Poll::Ready(Received::End) if back.casts_doubt && from.was_reset() => {
                     self.flow = Flow::Breaking;
                     return Err(io::Error::from_raw_os_error(libc::ECONNRESET));
                 }

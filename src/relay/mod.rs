@@ -123,6 +123,7 @@ pub async fn run(ring: &Ring, line: Line, terms: Terms, cut: &Cut, count: impl F
         upstream,
         first_byte: None,
         fault: None,
+        has_answered: false,
         closing: false,
         deadline: Deadline::new(ring, terms),
     };
@@ -151,7 +152,9 @@ struct Relay {
     upstream: Socket,
     first_byte: Option<Duration>,
     /// The first failure of a side.
-    fault: Option<(Reason, Blame)>,
+    fault: Option<(Reason, Option<Blame>)>,
+    /// Payload has gone to the client.
+    has_answered: bool,
     /// A plugin has closed the connection; what is queued is still sent.
     closing: bool,
     deadline: Deadline,
@@ -169,13 +172,13 @@ impl Relay {
             return Poll::Ready((reason, Some(blame)));
         }
         let Self { up, down, client, upstream, .. } = self;
-        let (went_up, up_trouble) = up.poll(ring, client, upstream, down.casts_doubt(), context);
-        let (went_down, down_trouble) = down.poll(ring, upstream, client, up.casts_doubt(), context);
-        if went_up.count != 0 {
-            count(Direction::Up, went_up.count);
-        }
-        if went_down.count != 0 {
-            count(Direction::Down, went_down.count);
+        let (went_up, up_trouble) = up.poll(ring, client, upstream, down.back(), context);
+        let (went_down, down_trouble) = down.poll(ring, upstream, client, up.back(), context);
+        for (direction, went) in [(Direction::Up, went_up), (Direction::Down, went_down)] {
+            if went.count != 0 {
+                count(direction, went.count);
+                self.has_answered |= direction == Direction::Down;
+            }
         }
         if went_down.received && self.first_byte.is_none() {
             self.first_byte = Some(ring.now());
@@ -193,7 +196,7 @@ impl Relay {
         }
         if self.is_over() {
             return Poll::Ready(match self.fault {
-                Some((reason, blame)) => (reason, Some(blame)),
+                Some(fault) => fault,
                 None if self.closing => (Reason::PluginClosed, None),
                 None => (Reason::Done, None),
             });
@@ -229,7 +232,11 @@ impl Relay {
             Direction::Down => (self.down.flow(), Blame::Upstream, Blame::Client, &self.client),
         };
         let blame = trouble.blame.unwrap_or(if flow == Flow::Refused { to } else { from });
-        self.fault.get_or_insert((trouble.reason, blame));
+        // Many clients that have had their answer go without close_notify (curl with HTTP/2 does). That is taken for what
+        // it looks like, and nobody is to blame; still the upstream gets no FIN that nobody has vouched for.
+        let is_client = blame == Blame::Client;
+        let is_habit = trouble.reason == Reason::TlsTruncated && is_client && self.has_answered;
+        self.fault.get_or_insert((trouble.reason, (!is_habit).then_some(blame)));
         // Who takes no more because it has gone, sends no more either: what came from it goes on its way, but the other
         // side may well not read that before somebody takes what it writes.
         if flow == Flow::Breaking || (flow == Flow::Refused && receiver.was_reset()) {
@@ -264,7 +271,7 @@ impl Relay {
             if self.deadline.has_passed(ring, acknowledged) {
                 let slow = self.slow_side();
                 return Poll::Ready(match (self.fault, self.deadline.phase) {
-                    (Some((reason, blame)), _) => (reason, Some(blame)),
+                    (Some(fault), _) => fault,
                     (None, Phase::HalfClosed) => (Reason::HalfClosedTimeout, Some(slow)),
                     (None, Phase::Open | Phase::Breaking) => (Reason::IdleTimeout, Some(slow)),
                 });

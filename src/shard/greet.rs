@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::accept;
 use super::session::{Outcome, Session};
 use crate::codec::Progress;
-use crate::codec::client_hello::{self, ClientHello, ServerName};
+use crate::codec::client_hello::{self, ClientHello, ServerName, TlsVersion};
 use crate::codec::proxy_header;
 use crate::limits;
 use crate::policy::permit::Permit;
@@ -23,8 +23,10 @@ use crate::types::{Blame, Client, Reason, Stage, State};
 
 /// Bytes that a stage asks for at once.
 const READ: u32 = 16 * 1024;
-/// A fatal alert: unrecognized_name (RFC 6066 section 3).
-const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+// Descriptions of fatal alerts (RFC 8446 section 6.2).
+const UNEXPECTED_MESSAGE: u8 = 10;
+const PROTOCOL_VERSION: u8 = 70;
+const UNRECOGNIZED_NAME: u8 = 112;
 
 /// A client that has said all it has to say before its bytes count.
 pub(super) struct Greeted {
@@ -40,6 +42,8 @@ pub(super) struct Greeted {
 /// What routing needs of a ClientHello.
 pub(super) struct Hello {
     pub(super) server_name: Option<ServerName>,
+    /// The highest that is offered.
+    version: TlsVersion,
     /// Names of protocols, each behind its length, as ALPN has them.
     protocols: Vec<u8>,
 }
@@ -51,7 +55,7 @@ impl Hello {
             protocols.push(name.len() as u8);
             protocols.extend_from_slice(name);
         }
-        Self { server_name: hello.server_name.clone(), protocols }
+        Self { server_name: hello.server_name.clone(), version: hello.version, protocols }
     }
 
     pub(super) fn protocols(&self) -> impl Iterator<Item = &[u8]> + Clone {
@@ -63,12 +67,12 @@ impl Hello {
         })
     }
 
-    fn facts(&self, version: &'static str) -> TlsFacts {
+    fn facts(&self) -> TlsFacts {
         let offered: Vec<_> = self.protocols().map(String::from_utf8_lossy).collect();
         TlsFacts {
             sni: self.server_name.as_ref().map(|name| name.as_str().into()),
             alpn: (!offered.is_empty()).then(|| offered.join(",").into()),
-            version: Some(version),
+            version: Some(self.version.label()),
             cipher: None,
         }
     }
@@ -86,8 +90,8 @@ pub(super) async fn greet(session: &Session, client: Socket, permit: Option<Perm
     let mut greeted = Greeted { inlet, permit, tls: None, hello: None, destination };
     if tls.is_some() || listener.peeks {
         let shake = async {
-            let (hello, version) = client_hello(&mut greeted.inlet).await?;
-            session.set_tls(hello.facts(version));
+            let hello = client_hello(&mut greeted.inlet).await?;
+            session.set_tls(hello.facts());
             if let Some(tls) = tls {
                 greeted.tls = Some(terminate(session, &mut greeted.inlet, &hello, &tls).await?);
             }
@@ -190,18 +194,23 @@ async fn proxy_header(session: &Session, inlet: &mut Inlet) -> Result<(Permit, O
 }
 
 /// Reads the ClientHello, and leaves it where it is.
-async fn client_hello(inlet: &mut Inlet) -> Result<(Hello, &'static str), Outcome> {
+async fn client_hello(inlet: &mut Inlet) -> Result<Hello, Outcome> {
     let parse = |bytes: &[u8]| match client_hello::parse(bytes) {
-        Progress::Done(hello, used) => Progress::Done((Hello::new(&hello), hello.version.label()), used),
+        Progress::Done(hello, used) => Progress::Done(Hello::new(&hello), used),
         Progress::NeedMore => Progress::NeedMore,
         Progress::Bad(error) => Progress::Bad(error),
     };
     let read = read(inlet, limits::CLIENT_HELLO_WIRE_BYTES, Reason::ClientHello, parse).await;
     if read.as_ref().is_err_and(|outcome| outcome.reason == Reason::ClientHello) {
         // unexpected_message: whoever speaks TLS understands it, and others see that this is no port of theirs.
-        let _ = inlet.socket.send_bytes(Box::new([21, 3, 3, 0, 2, 2, 10])).await;
+        alert(inlet, UNEXPECTED_MESSAGE).await;
     }
     read.map(|(hello, _)| hello)
+}
+
+/// Sends a fatal alert, as there is no handshake that would.
+async fn alert(inlet: &Inlet, description: u8) {
+    let _ = inlet.socket.send_bytes(Box::new([21, 3, 3, 0, 2, 2, description])).await;
 }
 
 async fn terminate(
@@ -210,8 +219,13 @@ async fn terminate(
     hello: &Hello,
     tls: &Arc<ListenerTls>,
 ) -> Result<tls::Session, Outcome> {
+    // rustls looks at the version last, and finds other things wrong with an old hello.
+    if hello.version < TlsVersion::TLS12 {
+        alert(inlet, PROTOCOL_VERSION).await;
+        return Err(Outcome::failed(Reason::TlsHandshake, Blame::Client));
+    }
     if tls.certificates.refuses(hello.server_name.as_ref().map(ServerName::as_str)) {
-        let _ = inlet.socket.send_bytes(Box::new(UNRECOGNIZED_NAME)).await;
+        alert(inlet, UNRECOGNIZED_NAME).await;
         return Err(Outcome::failed(Reason::UnknownServerName, Blame::Client));
     }
     let made = tls::accept(inlet, &tls.config, session.shard().gate()).await.map_err(|error| {

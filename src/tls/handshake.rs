@@ -257,9 +257,8 @@ impl Shaking {
         }
     }
 
-    /// After a failure: what rustls wants the other side to be told.
+    /// After a failure: what rustls wants the other side to be told. It still refers to what has come.
     fn encode_alert(&mut self) {
-        self.incoming.clear();
         while let Ok(Next::Step) = self.step() {}
     }
 

@@ -205,7 +205,7 @@ fn openssl_versions_and_ciphers() {
     for (arus, words) in [(&arus, ["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]), (&modern, ["-tls1_2", "-cipher", "ALL"])]
     {
         let (printed, is_well) = with(&words, &arus.address("tls"));
-        assert!(!is_well && printed.contains("alert protocol version"), "{words:?}:\n{printed}");
+        assert!(!is_well && printed.contains("SSL alert number 70"), "{words:?}:\n{printed}");
     }
     // A suite that is not served: CBC.
     let (printed, is_well) = with(&["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"], &arus.address("tls"));
@@ -266,7 +266,7 @@ fn certificates_are_chosen_by_name() {
         let (printed, is_well) = shake_hands(&arus.address("tls"), &words);
         assert!(is_well && printed.contains("subject=CN = a.test"), "{printed}");
         let (printed, is_well) = shake_hands(&strict.address("tls"), &words);
-        assert!(!is_well && printed.contains("alert unrecognized name"), "{printed}");
+        assert!(!is_well && printed.contains("unrecognized name"), "{printed}");
     }
 }
 
@@ -275,7 +275,7 @@ fn client_certificates_off_requested_and_required() {
     let (scene, echo) = (Scene::new(), Backend::start(behaviour::echo));
     let pair = scene.server("a.test");
     let clients = Authority::new(scene.directory.path(), "clients");
-    let [alice, mallory] = [&clients, &scene.authority].map(|authority| authority.client("alice"));
+    let (alice, mallory) = (clients.client("alice"), scene.authority.client("mallory"));
     let known = TlsClient::identified(&scene.authority, "a.test", &alice);
     let stranger = TlsClient::identified(&scene.authority, "a.test", &mallory);
     let nobody = scene.client("a.test");

@@ -63,6 +63,8 @@ impl<'a> Iterator for Protocols<'a> {
 pub struct TlsVersion(pub u16);
 
 impl TlsVersion {
+    pub const TLS12: Self = Self(0x0303);
+
     /// Its name, "unknown" for one that is not of TLS or SSL 3.
     #[must_use]
     pub fn label(self) -> &'static str {

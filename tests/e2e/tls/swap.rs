@@ -82,8 +82,8 @@ fn a_mismatched_pair_keeps_the_old_one() {
     let arus = terminator(echo.address(), &[&live], "").start();
     assert_eq!(shown(&scene, &arus), old);
     fs::copy(&versions[0].cert, &live.cert).unwrap();
-    let path = live.cert.to_str().unwrap();
-    arus.log.wait(DEADLINE, "a warning that names the file", |lines| {
+    let path = live.key.to_str().unwrap();
+    arus.log.wait(DEADLINE, "a warning that names the key's file", |lines| {
         lines.iter().any(|line| line["level"] == "WARN" && line.to_string().contains(path)).then_some(())
     });
     assert_eq!(shown(&scene, &arus), old);

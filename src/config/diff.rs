@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use super::plan::{
     AcceptProxy, AccessLog, Admin, Backend, BusyPoll, ClientAuth, Demo, Engine, Health, Identity, KeyPair, Listener,
-    Log, Outlier, Plan, Queue, Resolve, Route, SendProxy, Service, Timeouts, TlsIn, TlsOut, Upstream, Warm,
+    Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Service, Timeouts, TlsIn, TlsOut, Upstream, Warm,
 };
 use super::units::show_duration;
-use crate::types::UpstreamIndex;
+use crate::types::{PluginIndex, UpstreamIndex};
 
 /// What was changed, one clause each: `listener web: listen 127.0.0.1:81 added`, `upstream db: retries 2 -> 3`. Empty
 /// where both plans do the same; where in its file a setting stands does not count.
@@ -120,13 +121,14 @@ fn by_name(tables: &[Table]) -> HashMap<&str, &Table> {
 // From here on every struct is taken apart without `..`, so that a new field cannot be forgotten.
 
 fn tables(plan: &Plan) -> Vec<Table> {
-    let Plan { engine, log, admin, listeners, upstreams, demo } = plan;
+    let Plan { engine, log, admin, listeners, upstreams, plugins, demo } = plan;
     let mut tables = vec![self::engine(engine), self::log(log), self::admin(admin)];
     let demo_table = |Demo { hello, accept_proxy }: &Demo| {
         Table::new("demo").fact("hello", hello).fact("accept_proxy", accept_proxy)
     };
     tables.extend(demo.as_ref().map(demo_table));
     tables.extend(upstreams.iter().map(upstream));
+    tables.extend(plugins.iter().map(plugin));
     tables.extend(listeners.iter().map(|listener| self::listener(listener, plan)));
     tables
 }
@@ -189,6 +191,7 @@ fn listener(listener: &Listener, plan: &Plan) -> Table {
         service: Service::Tcp,
         routes,
         upstream,
+        plugins,
         max_connections,
         max_connections_per_source,
         accept_rate,
@@ -203,6 +206,7 @@ fn listener(listener: &Listener, plan: &Plan) -> Table {
     } = listener;
     let name_of =
         |upstream: UpstreamIndex| plan.upstreams.get(usize::from(upstream.0)).map_or("?", |upstream| &upstream.name);
+    let plugin_of = |plugin: &PluginIndex| plan.plugins.get(usize::from(plugin.0)).map_or("?", |plugin| &plugin.name);
     let route = |Route { sources, server_names, alpn, upstream, line: _ }: &Route| {
         let mut words = "route".to_owned();
         for (key, values) in [
@@ -223,6 +227,7 @@ fn listener(listener: &Listener, plan: &Plan) -> Table {
         .items(listen.iter().map(|endpoint| format!("listen {endpoint}")))
         .items(routes.iter().map(route))
         .option("upstream", upstream.map(name_of))
+        .items(plugins.iter().map(|plugin| format!("plugin {}", plugin_of(plugin))))
         .option("max_connections", *max_connections)
         .option("max_connections_per_source", *max_connections_per_source)
         .option("accept_rate", *accept_rate)
@@ -268,6 +273,18 @@ fn pair_in_words(pair: &KeyPair) -> String {
 
 fn joined<T: Display>(items: &[T], separator: &str) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
+}
+
+fn plugin(plugin: &Plugin) -> Table {
+    let Plugin { name, path, config, on_fault, max_call, line: _ } = plugin;
+    // The text may hold a key: what is said of it is that it is another one.
+    let mut hash = std::hash::DefaultHasher::new();
+    config.hash(&mut hash);
+    Table::new(format!("plugin {name}"))
+        .fact("path", path.display())
+        .fact("config", format_args!("of {} bytes ({:08x})", config.len(), hash.finish() as u32))
+        .fact("on_fault", on_fault.word())
+        .lasting("max_call", *max_call)
 }
 
 fn upstream(upstream: &Upstream) -> Table {

@@ -61,8 +61,9 @@ tables! {
         admin: Admin<'a>,
         listener: Vec<Listener<'a>>,
         upstream: Vec<Upstream<'a>>,
+        plugin: Vec<Plugin<'a>>,
         demo: Demo<'a>,
-        ; later: plugin, auth, acl, socks, qos, sessions, telemetry
+        ; later: auth, acl, socks, qos, sessions, telemetry
     }
 
     Engine<'a> "[engine]" {
@@ -113,8 +114,8 @@ tables! {
         fast_open: Flag,
         timeouts: ListenerTimeouts,
         tls: TlsIn<'a>,
+        plugins: List<Text<'a>>,
         route: Vec<Route<'a>>,
-        ; later: plugins
     }
 
     AcceptProxy<'a> "[listener.accept_proxy]" {
@@ -218,6 +219,14 @@ tables! {
         key: Text<'a>,
         alpn: List<Text<'a>>,
         verify: Flag,
+    }
+
+    Plugin<'a> "[[plugin]]" {
+        name: Text<'a>,
+        path: Text<'a>,
+        config: Text<'a>,
+        on_fault: Text<'a>,
+        max_call: Lasting,
     }
 
     Demo<'a> "[demo]" {

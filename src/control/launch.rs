@@ -55,7 +55,7 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Vec<
         owned.push(path.clone());
     }
     let shards = u16::try_from(ground.cpus.len()).unwrap_or(u16::MAX);
-    let prepared = prepare_first(&plan, shards).map_err(|problems| render(&problems, config))?;
+    let prepared = prepare_first(&plan, config, shards).map_err(|problems| render(&problems, config))?;
     render(prepared.warnings(), config).iter().for_each(|warning| tracing::warn!("{warning}"));
     owned.extend(tls::self_signed::paths(&plan));
     if let Some(identity) = identity {
@@ -83,10 +83,10 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Vec<
 
 /// The kernel closes the listening sockets of a process that was killed some time after it has ended, as io_uring still
 /// holds them; who starts arus again must not fail for that.
-fn prepare_first(plan: &Plan, shards: u16) -> Result<Prepared, Vec<Problem>> {
+fn prepare_first(plan: &Plan, config: Option<&Path>, shards: u16) -> Result<Prepared, Vec<Problem>> {
     let deadline = Instant::now() + LAST_OWNER;
     loop {
-        match prepare(plan.clone(), &InForce::default(), shards) {
+        match prepare(plan.clone(), &InForce::nothing(config), shards) {
             Err(problems) if problems.iter().all(|problem| problem.is_in_use) && Instant::now() < deadline => {
                 std::thread::sleep(LAST_OWNER / 40);
             }

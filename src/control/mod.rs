@@ -8,10 +8,12 @@ mod bound;
 #[cfg(test)]
 mod fixture;
 pub mod handle;
+mod hangs;
 mod health;
 pub mod hello;
 mod launch;
 pub mod logging;
+pub mod plugins;
 mod prepare;
 mod privilege;
 mod recorder;

@@ -14,13 +14,14 @@ use std::sync::atomic::Ordering;
 
 use super::bound::{Held, Want, match_up};
 use super::handle::{Bound, View};
+use super::plugins;
 use super::states::States;
 use super::tls::{self, Store};
 use super::watch::Content;
 use crate::config::plan::{Listener, Plan, Upstream};
 use crate::policy::budget::Budget;
 use crate::policy::rate::Rate;
-use crate::shard::command::{Bind, BindId, Handover, Snapshot};
+use crate::shard::command::{Bind, BindId, Handed, Handover, Snapshot};
 use crate::types::{Endpoint, Generation};
 use crate::upstream::state::BackendId;
 
@@ -33,6 +34,8 @@ pub(super) struct InForce {
     tls_files: Vec<Content>,
     next_bind: u32,
     next_backend: u32,
+    /// The file that plans come from: whoever may change it may change plugins.
+    config: Option<PathBuf>,
 }
 
 /// A plan with everything it needs. Dropping it undoes all of that.
@@ -51,6 +54,9 @@ pub(super) struct Prepared {
     warnings: Vec<Problem>,
     next_bind: u32,
     next_backend: u32,
+    /// The plugins of each shard.
+    plugins: Vec<Vec<Handed>>,
+    config: Option<PathBuf>,
 }
 
 /// Something that a plan needs and that could not be had.
@@ -85,6 +91,11 @@ pub(super) struct Moved {
 }
 
 impl InForce {
+    /// Nothing yet, before plans from this file.
+    pub(super) fn nothing(config: Option<&Path>) -> Self {
+        Self { config: config.map(Path::to_owned), ..Self::default() }
+    }
+
     /// `None` before the first commit.
     pub(super) fn snapshot(&self) -> Option<&Arc<Snapshot>> {
         self.snapshot.as_ref()
@@ -163,11 +174,17 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
         }
         held.push(Held { id, index, listener: want.listener.name.clone(), configured: want.endpoint.clone(), bound });
     }
-    if !problems.is_empty() {
-        return Err(problems);
-    }
-    let mut states = States::new(now.snapshot.as_deref(), shards, now.next_backend);
     let generation = Generation(now.snapshot.as_ref().map_or(1, |snapshot| snapshot.generation.0 + 1));
+    let plugins = plugins::prepare(&plan, now.snapshot.as_deref(), now.config.as_deref(), generation, shards);
+    let plugins = match plugins {
+        Ok(plugins) if problems.is_empty() => plugins,
+        Ok(_) => return Err(problems),
+        Err(more) => {
+            problems.extend(more);
+            return Err(problems);
+        }
+    };
+    let mut states = States::new(now.snapshot.as_deref(), shards, now.next_backend);
     let snapshot = Snapshot {
         generation,
         listeners: plan.listeners.iter().map(|listener| states.listener(listener, &plan.engine)).collect(),
@@ -175,8 +192,11 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
         tls: tls.listeners,
         upstream_tls: tls.upstreams,
         connections: states.connections(plan.engine.max_connections),
+        plugins: plugins.processes,
+        watches: plugins.watches,
         plan,
     };
+    let next_backend = states.next_backend();
     Ok(Prepared {
         snapshot: Arc::new(snapshot),
         held,
@@ -187,7 +207,9 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
         tls_files: tls.files,
         warnings: tls.warnings,
         next_bind,
-        next_backend: states.next_backend(),
+        next_backend,
+        plugins: plugins.handed,
+        config: now.config.clone(),
     })
 }
 
@@ -213,11 +235,14 @@ impl Prepared {
             remove_socket_file(path);
         }
         set_limits(&self.snapshot);
-        let handovers = self
-            .binds
-            .into_iter()
-            .map(|binds| Handover { snapshot: Arc::clone(&self.snapshot), binds, addresses: addresses.clone() })
-            .collect();
+        self.snapshot.plugins.iter().for_each(|process| process.enable());
+        let handover = |(binds, plugins)| Handover {
+            snapshot: Arc::clone(&self.snapshot),
+            binds,
+            addresses: addresses.clone(),
+            plugins,
+        };
+        let handovers = self.binds.into_iter().zip(self.plugins).map(handover).collect();
         let moved = Moved { new: self.new, kept: self.held.len() - self.new, retired: self.retired.len() };
         let in_force = InForce {
             snapshot: Some(self.snapshot),
@@ -225,6 +250,7 @@ impl Prepared {
             tls_files: self.tls_files,
             next_bind: self.next_bind,
             next_backend: self.next_backend,
+            config: self.config,
         };
         (in_force, handovers, moved)
     }

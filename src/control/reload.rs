@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::answers::{answers, apply};
 use super::handle::{Bound, ReloadRefused, Request, View};
 use super::launch::render;
+use super::plugins;
 use super::prepare::{Prepared, prepare};
 use super::supervisor::{Loaded, Supervisor};
 use super::systemd;
@@ -112,6 +113,7 @@ impl Supervisor {
         let view_before = self.control.view();
         self.control.set_view(self.in_force.view(&snapshot, false));
         say_moved(&view_before, &self.control.view());
+        plugins::announce(&view_before.snapshot.plugins, &snapshot.plugins);
         self.checks.follow(&snapshot);
         self.care.follow(&snapshot, self.in_force.tls_files());
         self.recorder.reopen(&snapshot.plan.log);

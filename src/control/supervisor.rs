@@ -17,9 +17,11 @@ use tokio::time::{Instant, interval_at};
 
 use super::answers::{answers, apply, ping};
 use super::handle::{Control, Request, ShardView};
+use super::hangs::HangWatch;
 use super::health::Checks;
 use super::hello;
 use super::launch::{Launched, launch};
+use super::plugins;
 use super::prepare::InForce;
 use super::recorder::{self, Recorder};
 use super::resolver::Resolver;
@@ -160,6 +162,7 @@ pub(super) struct Supervisor {
     pub(super) care: Care,
     pub(super) recorder: Recorder,
     _stats: StatsThread,
+    _hangs: HangWatch,
     _socket_file: SocketFile,
     pub(super) signals: Signals,
     pub(super) requests: mpsc::Receiver<Request>,
@@ -197,6 +200,7 @@ impl Supervisor {
             Recorder::spawn(summaries, access_log, plan.log.format, counters).map_err(one("no recorder thread"))?;
         let (control, requests) = Control::new(source.path.clone(), views, in_force.view(&snapshot, false));
         let stats = StatsThread::spawn(control.clone()).map_err(one("no stats thread"))?;
+        let hangs = HangWatch::spawn(control.clone()).map_err(one("no plugin-watch thread"))?;
         let mut checks = Checks::new(resolver.known().clone(), Arc::clone(&shards));
         checks.follow(&snapshot);
         let listener = tokio::net::UnixListener::from_std(control_socket).map_err(one("control socket"))?;
@@ -225,6 +229,7 @@ impl Supervisor {
             care,
             recorder,
             _stats: stats,
+            _hangs: hangs,
             _socket_file: socket_file,
             signals,
             requests,
@@ -244,6 +249,7 @@ impl Supervisor {
             let listener = &view.snapshot.plan.listeners[usize::from(bound.listener.0)].name;
             tracing::info!(%listener, address = %bound.address, "listening");
         }
+        plugins::announce(&[], &view.snapshot.plugins);
         let (pid, shards) = (std::process::id(), self.shards.len());
         tracing::info!(pid, shards, generation = view.snapshot.generation.0, "ready");
         systemd::ready();

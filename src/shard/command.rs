@@ -11,6 +11,8 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use socket2::Socket;
 
 use crate::config::plan::Plan;
+use crate::plugin::watch::{ProcessId, Watch};
+use crate::plugin::{Opened, Process};
 use crate::policy::budget::Budget;
 use crate::stats::counters::{ListenerState, ShardStats};
 use crate::stats::latency::Latencies;
@@ -34,6 +36,10 @@ pub struct Snapshot {
     pub upstream_tls: Vec<Option<Arc<UpstreamTls>>>,
     /// Connections of the whole process.
     pub connections: Arc<Budget>,
+    /// In the order of the plan's plugins.
+    pub plugins: Vec<Arc<Process>>,
+    /// By shard: which plugin it is in now. The same over all reloads.
+    pub watches: Arc<[Arc<Watch>]>,
 }
 
 /// Identity of a bound address for the life of the process.
@@ -53,6 +59,14 @@ pub struct Bind {
     pub socket: Option<Socket>,
 }
 
+/// One plugin as one shard gets it.
+#[derive(Debug)]
+pub struct Handed {
+    pub id: ProcessId,
+    /// `Some` for a process that this shard does not have yet.
+    pub opened: Option<Opened>,
+}
+
 /// A snapshot with the sockets of one shard. `binds` names every address of the snapshot; an address that the shard
 /// has and that is not named is retired: its accept queue is served with the old snapshot, then it is closed.
 #[derive(Debug)]
@@ -61,6 +75,8 @@ pub struct Handover {
     pub binds: Vec<Bind>,
     /// Addresses of the backends whose names are resolved; a later [`Command::Addresses`] changes them.
     pub addresses: HashMap<BackendId, Arc<[SocketAddr]>>,
+    /// In the order of the plan's plugins.
+    pub plugins: Vec<Handed>,
 }
 
 /// From control (or, where said, another shard) to a shard.

@@ -3,8 +3,10 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::command::Snapshot;
+use super::command::{Handed, Snapshot};
 use crate::config::plan::AccessLog;
+use crate::plugin::Instance;
+use crate::types::PluginIndex;
 use crate::upstream::balance::Picker;
 
 /// One configuration in force on this shard. Connections keep the one they began with.
@@ -12,12 +14,27 @@ pub(super) struct Generation {
     pub(super) snapshot: Arc<Snapshot>,
     /// In the order of the plan's upstreams.
     pub(super) pickers: Vec<Picker>,
+    /// In the order of the plan's plugins. They end with the last connection of the last generation that has them.
+    instances: Vec<Rc<Instance>>,
+    /// The plugins of each listener, client side first; in the order of the plan's listeners.
+    #[allow(dead_code)] // for `conn::live`, which opens them
+    pub(super) plugins: Vec<Rc<[Rc<Instance>]>>,
 }
 
 impl Generation {
-    pub(super) fn new(snapshot: Arc<Snapshot>) -> Rc<Self> {
+    /// What `before` has and is kept is not in `handed`.
+    pub(super) fn new(snapshot: Arc<Snapshot>, handed: Vec<Handed>, before: Option<&Self>) -> Rc<Self> {
         let pickers = snapshot.plan.upstreams.iter().map(Picker::new).collect();
-        Rc::new(Self { snapshot, pickers })
+        let kept = before.map_or(&[][..], |before| &before.instances);
+        let instance = |Handed { id, opened }| match opened {
+            Some(opened) => Some(Instance::new(opened)),
+            None => kept.iter().find(|instance| instance.process().id == id).cloned(),
+        };
+        let instances: Vec<Rc<Instance>> = handed.into_iter().filter_map(instance).collect();
+        let of_index = |index: &PluginIndex| instances.get(usize::from(index.0)).cloned();
+        let listeners = snapshot.plan.listeners.iter();
+        let plugins = listeners.map(|listener| listener.plugins.iter().filter_map(of_index).collect()).collect();
+        Rc::new(Self { snapshot, pickers, instances, plugins })
     }
 
     /// Whether anybody wants to know of finished sessions.

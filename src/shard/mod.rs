@@ -245,7 +245,8 @@ impl Shard {
 
     /// Puts a snapshot into force. Nothing here can fail.
     fn apply(self: &Rc<Self>, handover: Handover) {
-        let generation = Generation::new(handover.snapshot);
+        let before = self.current.borrow().clone();
+        let generation = Generation::new(handover.snapshot, handover.plugins, before.as_deref());
         self.busy_poll.set(generation.snapshot.plan.engine.busy_poll);
         self.addresses.replace(handover.addresses);
         let mut known: HashMap<BindId, Rc<Listening>> =

@@ -347,7 +347,20 @@ impl Half {
                 let _ = pause.poll(context);
                 Work::NoBuffer(pause)
             }
-            Turn::Ended => {
+            Turn::Again => {
+                context.waker().wake_by_ref();
+                ring.note_activity();
+                Work::Full
+            }
+            Turn::Detached => {
+                // From here on this is a plain direction.
+                self.transform = None;
+                let rest = self.inbox.take();
+                self.queue.append(rest);
+                Work::Wants
+            }
+            Turn::Ended | Turn::Close => {
+                progress.close = turn == Turn::Close;
                 self.stop(Flow::Ending);
                 Work::Done
             }
@@ -372,12 +385,17 @@ impl Half {
     }
 
     /// Before a close that follows no end of the stream: what TLS has to say then. True once it was sent.
-    pub(super) async fn farewell(&mut self, ring: &Ring, to: &Socket) -> bool {
+    pub(super) async fn farewell(&mut self, ring: &Ring, to: &Socket, is_clean: bool) -> bool {
         if self.is_pending() || self.flow.is_over() {
             return false;
         }
         let Some(transform) = &mut self.transform else { return false };
-        if !transform.counts_payload() || !transform.finish(ring.pool(), self.queue.chain_mut()) {
+        // An alert is owed to whoever broke the protocol; after any other failure there is nothing to be said.
+        let has_something_to_say = is_clean || transform.owes();
+        if !has_something_to_say
+            || !transform.counts_payload()
+            || !transform.finish(ring.pool(), self.queue.chain_mut())
+        {
             return false;
         }
         if self.queue.is_empty() {

@@ -292,7 +292,7 @@ impl Relay {
     /// Decides how each side learns of the end: a clean FIN only where everything was delivered.
     async fn close(&mut self, ring: &Ring) {
         for (half, to) in [(&mut self.up, &self.upstream), (&mut self.down, &self.client)] {
-            let was_told = half.farewell(ring, to).await;
+            let was_told = half.farewell(ring, to, self.fault.is_none()).await;
             match half.flow() {
                 // By TLS, which says more than FIN or RST.
                 _ if was_told => {}

@@ -8,12 +8,13 @@ use std::task::Poll;
 use futures_lite::FutureExt;
 
 use super::greet::{Greeted, greet};
-use super::reach::{Reached, reach};
+use super::reach::{Reached, destination, reach};
 use super::session::{Outcome, Session};
+use crate::plugin::{self, Refusal};
 use crate::policy::permit::Permit;
 use crate::relay::{self, Direction, Line, Transform, Way};
 use crate::ring::{Queue, Socket};
-use crate::types::State;
+use crate::types::{Blame, Reason, State};
 use crate::upstream::queue::Place;
 
 /// Serves one connection to its end, whatever that is. A panic ends this connection only. `permit` is `None` where only a
@@ -49,19 +50,65 @@ async fn live(session: &Session, permit: Option<Permit>, client: Socket) -> Outc
     Outcome { state, reason: tally.reason, blame: tally.blame }
 }
 
-/// From the first byte of the client to a line of both sides: hears who it is and what it wants, and gets it a backend.
+/// From the first byte of the client to a line of both sides: hears who it is and what it wants, gets it a backend, and
+/// opens the plugins between them.
 async fn establish(session: &Session, permit: Option<Permit>, client: Socket) -> Result<(Line, Place), Outcome> {
     let mut greeted = greet(session, client, permit).await?;
     let reached = reach(session, &mut greeted).await?;
+    let (line_up, line_down) = open_plugins(session, &greeted, &reached)?.unzip();
     let pool = session.shard().ring().pool();
     let (Greeted { inlet: client, tls: inside, .. }, Reached { inlet: upstream, place, tls: outside, preface }) =
         (greeted, reached);
     let (open_up, seal_down) = inside.map(|tls| (tls.opener, tls.sealer)).unzip();
     let (open_down, seal_up) = outside.map(|tls| (tls.opener, tls.sealer)).unzip();
-    let up = Way { preface, transform: Transform::new(Direction::Up, pool, open_up, seal_up) };
-    let down =
-        Way { preface: Queue::new(pool), transform: Transform::new(Direction::Down, pool, open_down, seal_down) };
+    let up = Way { preface, transform: Transform::new(Direction::Up, pool, open_up, line_up, seal_up) };
+    let down = Transform::new(Direction::Down, pool, open_down, line_down, seal_down);
+    let down = Way { preface: Queue::new(pool), transform: down };
     Ok((Line { client, upstream, up, down }, place))
+}
+
+/// The plugins of both directions; `None` where nobody wants to see the connection.
+fn open_plugins(
+    session: &Session,
+    greeted: &Greeted,
+    reached: &Reached,
+) -> Result<Option<(plugin::Line, plugin::Line)>, Outcome> {
+    let generation = session.generation();
+    let instances = &generation.plugins[session.listener_index()];
+    if instances.is_empty() {
+        return Ok(None);
+    }
+    let live = session.live();
+    let backend = reached.place.backend();
+    let target = greeted.destination.or_else(|| destination(&greeted.inlet.socket));
+    let tls = live.tls();
+    let alpn = tls.as_ref().and_then(|tls| tls.alpn.as_deref());
+    let sni = tls.as_ref().and_then(|tls| tls.sni.as_deref());
+    let facts = plugin::Facts {
+        session: live.id,
+        generation: generation.snapshot.generation,
+        client: live.client,
+        source: live.source(),
+        listener: &session.listener().name,
+        target: target.as_ref().map(|target| target as _),
+        upstream: Some(&backend.upstream),
+        backend: Some(&backend.address),
+        sni: sni.as_ref().map(|sni| sni as _),
+        alpn: alpn.as_ref().map(|alpn| alpn as _),
+        user: None,
+    };
+    let sides = [&greeted.inlet.socket, &reached.inlet.socket];
+    plugin::Streams::open(session.shard().ring().pool(), instances, &facts).map_err(|refusal| match refusal {
+        Refusal::Close => Outcome { state: State::Closed, reason: Reason::PluginClosed, blame: None },
+        Refusal::Reset => {
+            sides.into_iter().for_each(Socket::reset_on_close);
+            Outcome::failed(Reason::PluginReset, Blame::Policy)
+        }
+        Refusal::Fault(_) => {
+            sides.into_iter().for_each(Socket::reset_on_close);
+            Outcome::failed(Reason::PluginFault, Blame::Proxy)
+        }
+    })
 }
 
 /// For the test of what a panic costs: in debug builds, sessions from the address ARUS_TEST_PANIC panic as they relay.

@@ -55,7 +55,7 @@ impl Hello {
             protocols.push(name.len() as u8);
             protocols.extend_from_slice(name);
         }
-        Self { server_name: hello.server_name.clone(), version: hello.version, protocols }
+        Self { server_name: hello.server_name, version: hello.version, protocols }
     }
 
     pub(super) fn protocols(&self) -> impl Iterator<Item = &[u8]> + Clone {

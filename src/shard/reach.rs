@@ -226,6 +226,6 @@ fn proxy_header(session: &Session, greeted: &Greeted, send: SendProxy) -> Result
 }
 
 /// Where the client connected to.
-fn destination(client: &Socket) -> Option<SocketAddr> {
+pub(super) fn destination(client: &Socket) -> Option<SocketAddr> {
     client.options().local_addr().ok()?.as_socket()
 }

@@ -80,6 +80,10 @@ impl Live {
         self.source.get().unwrap_or(self.client)
     }
 
+    pub(super) fn tls(&self) -> Option<Arc<TlsFacts>> {
+        self.tls.borrow().clone()
+    }
+
     pub(super) fn backend(&self) -> Option<&Arc<BackendState>> {
         self.backend.get()
     }
@@ -93,7 +97,7 @@ impl Live {
             listener: Arc::clone(&self.generation.snapshot.plan.listeners[usize::from(self.listener.0)].name),
             client: self.client,
             source: self.source(),
-            tls: self.tls.borrow().clone(),
+            tls: self.tls(),
             backend: self.backend.get().cloned(),
             start: shard.wall_clock(self.start),
             duration: since(shard.ring().now(), self.start),

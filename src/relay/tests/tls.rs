@@ -88,7 +88,7 @@ async fn serve(
     let pool = ring.pool();
     let way = |direction, open, seal| Way {
         preface: Queue::new(pool),
-        transform: Transform::new(direction, pool, open, seal),
+        transform: Transform::new(direction, pool, open, None, seal),
     };
     let up = way(Direction::Up, Some(inside.opener), seal);
     let down = way(Direction::Down, open, Some(inside.sealer));

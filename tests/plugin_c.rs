@@ -1,0 +1,130 @@
+//! The C side of plugins, without arus: the header in every dialect, and the examples under the sanitizers with a host
+//! that is played by `tests/plugins/driver.c`.
+#![allow(clippy::unwrap_used)]
+
+#[path = "plugins/cc.rs"]
+mod cc;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use cc::{EXAMPLES, compile, root, said};
+
+const SANITIZERS: &[&str] =
+    &["cc", "-std=c99", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
+
+/// A plugin and the driver in one program, under the sanitizers.
+fn driver(plugin: &Path) -> PathBuf {
+    let driver = root().join("tests/plugins/driver.c");
+    compile(SANITIZERS, &[&driver, plugin], "-driver").unwrap_or_else(|output| panic!("{}", said(&output)))
+}
+
+/// Whether programs can be built with the sanitizers, and run. Says so loudly if not.
+fn has_sanitizers() -> bool {
+    let directory = tempfile::tempdir().unwrap();
+    let source = directory.path().join("probe.c");
+    fs::write(&source, "int main(void) { return 0; }\n").unwrap();
+    let why = match compile(SANITIZERS, &[&source], "-sanitized") {
+        Ok(program) => match Command::new(program).output().unwrap() {
+            output if output.status.success() => return true,
+            output => said(&output),
+        },
+        Err(output) => said(&output),
+    };
+    eprintln!("SKIPPED: plugins are not tested under AddressSanitizer: {why}");
+    false
+}
+
+fn run(driver: &Path, arguments: &[&str]) -> Output {
+    Command::new(driver).args(arguments).output().unwrap()
+}
+
+#[test]
+fn the_header_and_the_examples_compile_in_every_dialect_without_a_warning() {
+    let mut compiled = 0;
+    for (name, _) in EXAMPLES {
+        let source = root().join(format!("c_plugins/{name}.c"));
+        for dialect in ["-std=c99", "-std=c11", "-std=gnu17"] {
+            let mut words = vec!["cc", dialect];
+            words.extend(&cc::STRICT[1..]);
+            words.extend(["-Wshadow", "-Wstrict-prototypes", "-Wmissing-prototypes", "-Wpointer-arith"]);
+            compile(&words, &[&source], ".so").unwrap_or_else(|output| panic!("{name}: {}", said(&output)));
+            compiled += 1;
+        }
+    }
+    assert!(compiled >= 9);
+}
+
+/// The table in order before C++20, by name from then on.
+#[test]
+fn a_plugin_can_be_written_in_cxx() {
+    let directory = tempfile::tempdir().unwrap();
+    let body = "#include \"arus_plugin.h\"\n\
+        static int32_t see(void *, void *, arus_io *io) {\n\
+            arus_pass(io, io->input_len);\n\
+            return ARUS_HAS(io->host, clock) ? ARUS_OK : ARUS_ERROR;\n\
+        }\n";
+    let in_order = "static const arus_plugin plugin = {\n\
+        ARUS_PLUGIN_HEAD, \"cxx\", \"1.0\", ARUS_UP | ARUS_DOWN, 0, 0, 0,\n\
+        nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, see,\n};\nARUS_PLUGIN(plugin)\n";
+    let source = directory.path().join("cxx.cc");
+    fs::write(&source, format!("{body}{in_order}")).unwrap();
+    for dialect in ["-std=c++11", "-std=c++17"] {
+        let mut words = vec!["c++", dialect];
+        words.extend(&cc::STRICT[1..]);
+        let library = compile(&words, &[&source], ".so").unwrap_or_else(|output| panic!("{}", said(&output)));
+        let symbols = said(&Command::new("nm").args(["-D", "--defined-only"]).arg(library).output().unwrap());
+        assert!(symbols.contains(" T arus_plugin_v1\n"), "not mangled: {symbols}");
+    }
+}
+
+#[test]
+fn examples_give_the_same_however_the_bytes_are_cut_and_the_sanitizers_find_nothing() {
+    if !has_sanitizers() {
+        return;
+    }
+    let seed = std::env::var("SEED").unwrap_or_else(|_| "20261120".into());
+    let mut runs = 0;
+    for (name, configurations) in EXAMPLES {
+        let driver = driver(&root().join(format!("c_plugins/{name}.c")));
+        for config in *configurations {
+            let output = run(&driver, &[config, &seed, "60"]);
+            assert!(output.status.success(), "{name} with {config:?}: {}", said(&output));
+            assert_eq!(said(&output), "ok: 60 rounds\n");
+            runs += 1;
+        }
+    }
+    assert!(runs >= 12);
+}
+
+/// Plugins that hold back, grow, shrink, add to the end; and proof that the driver sees what is wrong.
+#[test]
+fn the_driver_takes_what_is_allowed_and_nothing_else() {
+    if !has_sanitizers() {
+        return;
+    }
+    let driver = driver(&root().join("tests/plugins/hostile.c"));
+    for good in ["pass", "grow", "shrink", "halve", "trailer:40000", "reverse", "detach:3000", "scratch", "open-counters"] {
+        let output = run(&driver, &[good, "7", "10"]);
+        assert!(output.status.success(), "{good}: {}", said(&output));
+    }
+    for (bad, says) in [
+        ("pass-too-much", "more than is left"),
+        ("commit-too-much", "commit of 11 bytes of 10"),
+        ("commit-after-pass", "without a reserve"),
+        ("reserve-gigabytes", "reserve of 4294967296"),
+        ("leave-a-rest", "OK with a rest"),
+        ("hold-everything", "a rest of"),
+        ("never-progress", "never progresses"),
+        ("pretend-progress", "never progresses"),
+        ("answer:99", "answered 99"),
+        ("foreign-io", "not of this call"),
+        ("mark-pieces", "in one piece"),
+        ("crash", "AddressSanitizer"),
+        ("open-error-empty", "process_open"),
+    ] {
+        let output = run(&driver, &[bad, "7", "10"]);
+        assert!(!output.status.success() && said(&output).contains(says), "{bad}: {}", said(&output));
+    }
+}

@@ -105,7 +105,9 @@ fn the_driver_takes_what_is_allowed_and_nothing_else() {
         return;
     }
     let driver = driver(&root().join("tests/plugins/hostile.c"));
-    for good in ["pass", "grow", "shrink", "halve", "trailer:40000", "reverse", "detach:3000", "scratch", "open-counters"] {
+    for good in
+        ["pass", "grow", "shrink", "halve", "trailer:40000", "reverse", "detach:3000", "scratch", "open-counters"]
+    {
         let output = run(&driver, &[good, "7", "10"]);
         assert!(output.status.success(), "{good}: {}", said(&output));
     }
@@ -127,4 +129,32 @@ fn the_driver_takes_what_is_allowed_and_nothing_else() {
         let output = run(&driver, &[bad, "7", "10"]);
         assert!(!output.status.success() && said(&output).contains(says), "{bad}: {}", said(&output));
     }
+}
+
+#[test]
+fn a_skeleton_compiles_does_nothing_and_overwrites_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().to_str().unwrap();
+    let write =
+        |arguments: &[&str]| Command::new(root().join("scripts/new-plugin.sh")).args(arguments).output().unwrap();
+    let written = write(&["my_first2", place]);
+    assert!(written.status.success(), "{}", said(&written));
+    let source = directory.path().join("my_first2.c");
+    assert_eq!(said(&written).trim(), source.to_str().unwrap());
+    let text = fs::read_to_string(&source).unwrap();
+    assert!(text.contains(&format!("arus plugin check {place}/my_first2.so")), "{text}");
+    cc::library(&source, &[]);
+
+    fs::write(&source, "mine").unwrap();
+    let again = write(&["my_first2", place]);
+    assert_eq!(again.status.code(), Some(1), "{}", said(&again));
+    for bad in ["", "../up", "a b", "9lives", "Upper", "a.c", "-h", "naïve", &"a".repeat(41)] {
+        let refused = write(&[bad, place]);
+        // `-h` is a question.
+        assert_eq!(refused.status.success(), bad == "-h", "{bad}: {}", said(&refused));
+    }
+    assert_eq!(write(&["good", "/nowhere/at/all"]).status.code(), Some(1));
+    assert_eq!(write(&[]).status.code(), Some(2));
+    let left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!((left, fs::read_to_string(&source).unwrap().as_str()), (vec!["my_first2.c".into()], "mine"));
 }

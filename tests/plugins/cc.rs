@@ -12,8 +12,14 @@ use std::process::{Command, Output};
 
 /// The examples, each with configurations that are worth a test.
 pub(crate) const EXAMPLES: &[(&str, &[&str])] = &[
-    ("filter", &["upper", "lower", "rot13", "up:upper", "block:needle", "block:aabaabaaab", "down:block:abcabd", "block:e"]),
-    ("xor", &["k", "secret", "a key that is longer than one of the blocks in which xor.c goes about its work, by a little"]),
+    (
+        "filter",
+        &["upper", "lower", "rot13", "up:upper", "block:needle", "block:aabaabaaab", "down:block:abcabd", "block:e"],
+    ),
+    (
+        "xor",
+        &["k", "secret", "a key that is longer than one of the blocks in which xor.c goes about its work, by a little"],
+    ),
     ("linecount", &["", "0", "1", "5000"]),
 ];
 

@@ -16,6 +16,9 @@
 #include <time.h>
 
 #define LINE_MAX_BYTES 4096
+#ifndef LETTER /* two libraries that can be told apart: -DLETTER='B' */
+#define LETTER 'A'
+#endif
 #define GROWTH 100
 #define CANARY 16
 
@@ -359,6 +362,15 @@ static int32_t detach(const struct hostile *hostile, struct connection *connecti
     return *seen == hostile->number ? ARUS_DETACH : ARUS_OK;
 }
 
+/* Each byte becomes a letter that tells which library this is. */
+static int32_t letter(const struct hostile *hostile, struct connection *connection, arus_io *io) {
+    (void)hostile;
+    (void)connection;
+    uint8_t *bytes = arus_rewrite(io, io->input_len);
+    if (bytes != NULL) memset(bytes, LETTER, io->input_len);
+    return ARUS_OK;
+}
+
 /* Writes all over its scratch memory, and looks whether that stays. The pattern is another for each connection. */
 static int32_t scratch(const struct hostile *hostile, struct connection *connection, arus_io *io) {
     for (int i = 0; i < CANARY; i++)
@@ -410,6 +422,7 @@ static const struct {
     {"flood", flood},
     {"reverse", reverse},
     {"detach", detach},                     /* NUMBER: bytes */
+    {"letter", letter},
     {"scratch", scratch},
     {"open-error", pass},                   /* fills the whole error text, without a NUL */
     {"open-error-control", pass},           /* an error text that plays with the terminal */

@@ -131,6 +131,79 @@ fn the_driver_takes_what_is_allowed_and_nothing_else() {
     }
 }
 
+/// The blocks of C in the documentation that are whole functions, each with a table.
+fn recipes() -> Vec<String> {
+    let text = fs::read_to_string(root().join("docs/PLUGINS.md")).unwrap();
+    let blocks = text.split("```c\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let whole = blocks.filter(|block| block.contains("static int32_t "));
+    let complete = |block: &str| {
+        let member = |name: &str| match block.contains(&format!(" {name}(")) {
+            true => format!("    .{name} = {name},\n"),
+            false => String::new(),
+        };
+        let pass = "static int32_t data(void *shard, void *scratch, arus_io *io) {\n    (void)shard; (void)scratch;\n    \
+                    arus_pass(io, io->input_len);\n    return ARUS_OK;\n}\n";
+        format!(
+            "#include \"arus_plugin.h\"\n#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n{block}{}\
+             static const arus_plugin plugin = {{\n    ARUS_PLUGIN_HEAD,\n    .name = \"recipe\",\n    .version = \"1\",\n    \
+             .flags = ARUS_UP | ARUS_DOWN,\n    .connection_size = 64,\n    .holdback_max = 1023,\n{}{}{}    .data = \
+             data,\n}};\nARUS_PLUGIN(plugin)\n",
+            if block.contains(" data(") { "" } else { pass },
+            member("connection_open"),
+            member("shard_open"),
+            member("shard_close"),
+        )
+    };
+    whole.map(complete).collect()
+}
+
+#[test]
+fn the_recipes_of_the_documentation_compile_and_hold_under_any_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let recipes = recipes();
+    assert!(recipes.len() >= 7, "only {} were found", recipes.len());
+    let has_sanitizers = has_sanitizers();
+    for (number, recipe) in recipes.iter().enumerate() {
+        let source = directory.path().join(format!("recipe_{number}.c"));
+        fs::write(&source, recipe).unwrap();
+        cc::library(&source, &[]);
+        if has_sanitizers {
+            let output = run(&driver(&source), &["DELETE ", "3", "40"]);
+            assert!(output.status.success(), "{}\n{recipe}", said(&output));
+        }
+    }
+}
+
+#[test]
+fn the_reference_names_every_word_of_the_header() {
+    let header = fs::read_to_string(root().join("c_plugins/arus_plugin.h")).unwrap();
+    let reference = fs::read_to_string(root().join("docs/PLUGINS.md")).unwrap();
+    let inner = [
+        "ARUS_PLUGIN_H",
+        "ARUS_PLUGIN_MAGIC",
+        "ARUS_EXTERN_C",
+        "ARUS_ASSERT",
+        "ARUS_AT",
+        "ARUS_SIZE",
+        "ARUS_ABI_MINOR",
+    ];
+    let words = header.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let mut words: Vec<&str> = words.filter(|word| word.starts_with("ARUS_") && !word.ends_with('_')).collect();
+    words.extend(header.lines().filter_map(|line| {
+        let name = line.strip_prefix("static inline ")?.split('(').next()?.rsplit([' ', '*']).next()?;
+        name.starts_with("arus_").then_some(name)
+    }));
+    words.sort_unstable();
+    words.dedup();
+    assert!(words.len() > 50 && words.contains(&"arus_pass"), "{words:?}");
+    let is_named = |word: &&str| {
+        let attribute = word.strip_prefix("ARUS_ATTRIBUTE_").map(|rest| format!("`{rest}`"));
+        reference.contains(*word) || attribute.is_some_and(|attribute| reference.contains(&attribute))
+    };
+    let missing: Vec<_> = words.into_iter().filter(|word| !inner.contains(word) && !is_named(word)).collect();
+    assert!(missing.is_empty(), "not in docs/PLUGINS.md: {missing:?}");
+}
+
 #[test]
 fn a_skeleton_compiles_does_nothing_and_overwrites_nothing() {
     let directory = tempfile::tempdir().unwrap();

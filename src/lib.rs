@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod limits;
 pub mod net;
+pub mod plugin;
 pub mod policy;
 pub mod relay;
 pub mod ring;

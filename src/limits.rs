@@ -62,6 +62,16 @@ pub const HEALTH_BYTES: usize = 4096;
 pub const MAX_BUFFERS: u32 = 32 * 1024;
 /// Smallest and largest receive buffer.
 pub const BUFFER_SIZE: std::ops::RangeInclusive<u32> = 1024..=1024 * 1024;
+/// Bytes of a plugin's file: it is read into memory, twice.
+pub const PLUGIN_BYTES: u64 = 64 * 1024 * 1024;
+/// Different plugin files that one process loads: none is ever unloaded, and each keeps a descriptor.
+pub const PLUGIN_IMAGES: usize = 1000;
+/// Plugins of a plan.
+pub const PLUGINS: usize = 256;
+/// Plugins of one listener: each may hold back and produce for both directions of each connection.
+pub const PLUGINS_PER_LISTENER: usize = 16;
+/// Bytes of a plugin's `config` text; what is larger belongs into a file of its own.
+pub const PLUGIN_CONFIG_BYTES: usize = 1024 * 1024;
 
 const _: () = assert!(LISTENERS <= u16::MAX as usize && UPSTREAMS <= u16::MAX as usize);
 const _: () = assert!(MAX_BUFFERS as usize <= u16::MAX as usize + 1);

@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use super::plan::{
-    AccessLog, Admin, Backend, BusyPoll, Demo, Engine, Health, Listener, Log, Outlier, Plan, Queue, Resolve, Route,
-    Service, Timeouts, Upstream, Warm,
+    AccessLog, Admin, Backend, BusyPoll, Demo, Engine, Health, Listener, Log, Outlier, Plan, Plugin, Queue, Resolve,
+    Route, Service, Timeouts, Upstream, Warm,
 };
 use super::units::show_duration;
-use crate::types::UpstreamIndex;
+use crate::types::{PluginIndex, UpstreamIndex};
 
 /// What was changed, one clause each: `listener web: listen 127.0.0.1:81 added`, `upstream db: retries 2 -> 3`. Empty
 /// where both plans do the same; where in its file a setting stands does not count.
@@ -120,10 +121,11 @@ fn by_name(tables: &[Table]) -> HashMap<&str, &Table> {
 // From here on every struct is taken apart without `..`, so that a new field cannot be forgotten.
 
 fn tables(plan: &Plan) -> Vec<Table> {
-    let Plan { engine, log, admin, listeners, upstreams, demo } = plan;
+    let Plan { engine, log, admin, listeners, upstreams, plugins, demo } = plan;
     let mut tables = vec![self::engine(engine), self::log(log), self::admin(admin)];
     tables.extend(demo.as_ref().map(|Demo { hello }| Table::new("demo").fact("hello", hello)));
     tables.extend(upstreams.iter().map(upstream));
+    tables.extend(plugins.iter().map(plugin));
     tables.extend(listeners.iter().map(|listener| self::listener(listener, plan)));
     tables
 }
@@ -186,6 +188,7 @@ fn listener(listener: &Listener, plan: &Plan) -> Table {
         service: Service::Tcp,
         routes,
         upstream,
+        plugins,
         max_connections,
         max_connections_per_source,
         accept_rate,
@@ -197,6 +200,7 @@ fn listener(listener: &Listener, plan: &Plan) -> Table {
     } = listener;
     let name_of =
         |upstream: UpstreamIndex| plan.upstreams.get(usize::from(upstream.0)).map_or("?", |upstream| &upstream.name);
+    let plugin_of = |plugin: &PluginIndex| plan.plugins.get(usize::from(plugin.0)).map_or("?", |plugin| &plugin.name);
     let route = |Route { sources, upstream, line: _ }: &Route| match sources {
         None => format!("route to {}", name_of(*upstream)),
         Some(sources) => {
@@ -209,6 +213,7 @@ fn listener(listener: &Listener, plan: &Plan) -> Table {
         .items(listen.iter().map(|endpoint| format!("listen {endpoint}")))
         .items(routes.iter().map(route))
         .option("upstream", upstream.map(name_of))
+        .items(plugins.iter().map(|plugin| format!("plugin {}", plugin_of(plugin))))
         .option("max_connections", *max_connections)
         .option("max_connections_per_source", *max_connections_per_source)
         .option("accept_rate", *accept_rate)
@@ -221,6 +226,18 @@ fn listener(listener: &Listener, plan: &Plan) -> Table {
         .lasting("timeouts.connect", *connect)
         .lasting("timeouts.idle", *idle)
         .lasting("timeouts.half_closed", *half_closed)
+}
+
+fn plugin(plugin: &Plugin) -> Table {
+    let Plugin { name, path, config, on_fault, max_call, line: _ } = plugin;
+    // The text may hold a key: what is said of it is that it is another one.
+    let mut hash = std::hash::DefaultHasher::new();
+    config.hash(&mut hash);
+    Table::new(format!("plugin {name}"))
+        .fact("path", path.display())
+        .fact("config", format_args!("of {} bytes ({:08x})", config.len(), hash.finish() as u32))
+        .fact("on_fault", on_fault.word())
+        .lasting("max_call", *max_call)
 }
 
 fn upstream(upstream: &Upstream) -> Table {

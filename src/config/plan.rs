@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::types::{Endpoint, ListenerIndex, Name, UpstreamIndex};
+use crate::types::{Endpoint, ListenerIndex, Name, PluginIndex, UpstreamIndex};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -20,6 +20,8 @@ pub struct Plan {
     pub listeners: Vec<Listener>,
     /// Indexed by [`UpstreamIndex`].
     pub upstreams: Vec<Upstream>,
+    /// Indexed by [`PluginIndex`].
+    pub plugins: Vec<Plugin>,
     pub demo: Option<Demo>,
 }
 
@@ -111,6 +113,8 @@ pub struct Listener {
     pub routes: Vec<Route>,
     /// Where a connection goes that no route matches; `None`: it is refused.
     pub upstream: Option<UpstreamIndex>,
+    /// In order, client side first; none occurs twice.
+    pub plugins: Vec<PluginIndex>,
     pub max_connections: Option<u32>,
     pub max_connections_per_source: Option<u32>,
     /// New connections per second.
@@ -257,6 +261,45 @@ pub struct Outlier {
 pub struct Resolve {
     pub ttl_min: Duration,
     pub ttl_max: Duration,
+}
+
+/// A C plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plugin {
+    pub name: Name,
+    /// Absolute, or relative to where arus was started; as the other paths.
+    pub path: PathBuf,
+    /// Handed to the plugin as is; without NUL.
+    pub config: String,
+    pub on_fault: OnFault,
+    /// A call longer than this is logged and counted.
+    pub max_call: Duration,
+    pub line: u32,
+}
+
+/// What happens when a plugin is at fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFault {
+    /// The connection is closed.
+    Close,
+    /// The rest of the connection passes untouched.
+    Bypass,
+    /// The same, and no connection sees the plugin until a reload.
+    Disable,
+}
+
+impl OnFault {
+    pub const ALL: [Self; 3] = [Self::Close, Self::Bypass, Self::Disable];
+
+    /// As the configuration says it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Close => "close",
+            Self::Bypass => "bypass",
+            Self::Disable => "disable",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -61,8 +61,9 @@ tables! {
         admin: Admin<'a>,
         listener: Vec<Listener<'a>>,
         upstream: Vec<Upstream<'a>>,
+        plugin: Vec<Plugin<'a>>,
         demo: Demo<'a>,
-        ; later: plugin, auth, acl, socks, qos, sessions, telemetry
+        ; later: auth, acl, socks, qos, sessions, telemetry
     }
 
     Engine<'a> "[engine]" {
@@ -111,8 +112,9 @@ tables! {
         backlog: Whole,
         fast_open: Flag,
         timeouts: ListenerTimeouts,
+        plugins: List<Text<'a>>,
         route: Vec<Route<'a>>,
-        ; later: tls, accept_proxy, plugins
+        ; later: tls, accept_proxy
     }
 
     /// The same keys as [`Timeouts`], each of which overrides the file's.
@@ -180,6 +182,14 @@ tables! {
     Resolve "[upstream.resolve]" {
         ttl_min: Lasting,
         ttl_max: Lasting,
+    }
+
+    Plugin<'a> "[[plugin]]" {
+        name: Text<'a>,
+        path: Text<'a>,
+        config: Text<'a>,
+        on_fault: Text<'a>,
+        max_call: Lasting,
     }
 
     Demo<'a> "[demo]" {

@@ -36,6 +36,7 @@ pub(super) fn plan(state_dir: &Path) -> Plan {
         admin: Admin { listen: None, socket: state_dir.join("control.sock") },
         listeners: Vec::new(),
         upstreams: Vec::new(),
+        plugins: Vec::new(),
         demo: None,
     }
 }
@@ -57,6 +58,7 @@ impl Plan {
             service: Service::Tcp,
             routes: Vec::new(),
             upstream: Some(UpstreamIndex(0)),
+            plugins: Vec::new(),
             max_connections: None,
             max_connections_per_source: None,
             accept_rate: None,

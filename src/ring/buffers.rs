@@ -1,8 +1,11 @@
 //! The buffer pool of a shard: receive buffers that are provided to the kernel by a buffer ring
 //! (IORING_REGISTER_PBUF_RING, kernel 5.19) and come back filled, as chains.
 //!
-//! All buffers lie in one mapping whose pages exist only where they were used. The pool begins small, so that it stays
+//! All of them lie in one mapping whose pages exist only where they were used. The pool begins small, so that it stays
 //! in the cache, and grows in steps under need. An idle connection holds no buffer.
+//!
+//! Beside them lie private buffers, which the kernel never gets to fill: output of plugins and of TLS. They are part of
+//! chains as the others are, and are sent like them.
 
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -12,11 +15,17 @@ use io_uring::types::BufRingEntry;
 use super::chain::{Chain, NIL};
 use super::mapping::Mapping;
 
+/// Bytes of a private buffer: a TLS record with its header and everything a cipher may add (RFC 8446 section 5.2: 5 +
+/// 16,384 + 256; TLS 1.2 allows 2,048 more, which no cipher here makes use of).
+pub const PRIVATE_BUFFER: usize = 17 * 1024;
+/// Free private buffers that keep their memory while the shard has nothing to do.
+const PRIVATE_KEPT: usize = 32;
+
 /// What of a buffer is filled.
 #[derive(Debug, Clone, Copy)]
-struct Filled {
-    offset: u32,
-    len: u32,
+pub(super) struct Filled {
+    pub(super) offset: u32,
+    pub(super) len: u32,
     next: u16,
     /// Where in the buffer ring it was last provided.
     position: u16,
@@ -30,7 +39,7 @@ enum Owner {
     Kernel,
     /// It is filled, and part of a chain.
     Chain,
-    /// It was not needed any more when it came back.
+    /// It was not needed any more when it came back; or it is a private one in nobody's use.
     Nobody,
 }
 
@@ -40,6 +49,10 @@ pub(super) struct Pool {
     /// `capacity` entries, shared with the kernel.
     entries: Mapping,
     table: Vec<Filled>,
+    /// Ids from `capacity` on, as many as were ever in use at once.
+    private_memory: Mapping,
+    private_table: Vec<Filled>,
+    private_free: Vec<u16>,
     size: u32,
     /// Buffers to begin with; also the step of growth.
     step: u16,
@@ -65,10 +78,14 @@ impl Pool {
         let step = step.min(capacity);
         let memory = Mapping::new(size as usize * capacity as usize)?;
         let entries = Mapping::new(capacity as usize * size_of::<BufRingEntry>())?;
+        let private_memory = Mapping::new(private_capacity(capacity) * PRIVATE_BUFFER)?;
         Ok(Self {
             memory,
             entries,
             table: Vec::new(),
+            private_memory,
+            private_table: Vec::new(),
+            private_free: Vec::new(),
             size,
             step: step as u16,
             capacity,
@@ -145,8 +162,27 @@ impl Pool {
         }
     }
 
+    /// An empty private buffer, the one that was last in use (its memory is in the cache); `None` when all are in use.
+    pub(super) fn take_private(&mut self) -> Option<u16> {
+        let empty = Filled { offset: 0, len: 0, next: NIL, position: 0, owner: Owner::Chain };
+        if let Some(id) = self.private_free.pop() {
+            *self.filled(id) = empty;
+            return Some(id);
+        }
+        if self.private_table.len() == private_capacity(self.capacity) {
+            return None;
+        }
+        self.private_table.push(empty);
+        Some((self.capacity as usize + self.private_table.len() - 1) as u16)
+    }
+
     /// Gives the memory of free buffers above the first step back to the system; they stay usable.
     pub(super) fn trim(&mut self) {
+        // Those that were used last stay.
+        let rarely = self.private_free.len().saturating_sub(PRIVATE_KEPT);
+        for id in &self.private_free[..rarely] {
+            self.private_memory.discard((usize::from(*id) - self.capacity as usize) * PRIVATE_BUFFER, PRIVATE_BUFFER);
+        }
         let mut id = u32::from(self.step);
         let total = self.table.len() as u32;
         while id < total {
@@ -197,7 +233,7 @@ impl Pool {
         }
         let mut id = chain.head;
         while id != NIL {
-            let next = self.table[usize::from(id)].next;
+            let next = self.filled(id).next;
             self.take_back(id);
             id = next;
         }
@@ -213,7 +249,7 @@ impl Pool {
             *chain = other;
             return;
         }
-        self.table[usize::from(chain.tail)].next = other.head;
+        self.filled(chain.tail).next = other.head;
         chain.tail = other.tail;
         chain.count += other.count;
         chain.len += other.len;
@@ -225,31 +261,53 @@ impl Pool {
             return std::mem::take(chain);
         }
         let mut front = Chain::default();
-        while front.count() < count {
-            let id = chain.head;
-            let Filled { next, len, .. } = self.table[usize::from(id)];
-            chain.head = next;
-            chain.count -= 1;
-            chain.len -= len;
-            self.table[usize::from(id)].next = NIL;
+        while front.count() < count
+            && let Some(id) = self.pop(chain)
+        {
             self.push(&mut front, id);
         }
         front
+    }
+
+    /// Takes the front buffer out of `chain`.
+    pub(super) fn pop(&mut self, chain: &mut Chain) -> Option<u16> {
+        if chain.is_empty() {
+            return None;
+        }
+        let id = chain.head;
+        let Filled { next, len, .. } = *self.filled(id);
+        self.filled(id).next = NIL;
+        match chain.count {
+            1 => *chain = Chain::default(),
+            _ => {
+                chain.head = next;
+                chain.count -= 1;
+                chain.len -= len;
+            }
+        }
+        Some(id)
+    }
+
+    /// Puts a buffer that is in no chain before all others of `chain`.
+    pub(super) fn push_front(&mut self, chain: &mut Chain, id: u16) {
+        let rest = std::mem::take(chain);
+        self.push(chain, id);
+        self.append(chain, rest);
     }
 
     /// Drops `len` bytes from the front of `chain`; emptied buffers go back to the kernel.
     pub(super) fn advance(&mut self, chain: &mut Chain, len: usize) {
         let mut left = len as u32;
         while left > 0 && !chain.is_empty() {
-            let buffer = &mut self.table[usize::from(chain.head)];
+            let buffer = self.filled(chain.head);
             let step = left.min(buffer.len);
             buffer.offset += step;
             buffer.len -= step;
             chain.len -= step;
             left -= step;
             if buffer.len == 0 {
-                let id = chain.head;
-                chain.head = buffer.next;
+                let (id, next) = (chain.head, buffer.next);
+                chain.head = next;
                 chain.count -= 1;
                 self.take_back(id);
             }
@@ -264,27 +322,71 @@ impl Pool {
     pub(super) fn pieces(&self, chain: &Chain) -> impl Iterator<Item = (*mut u8, usize)> {
         let mut id = chain.head;
         std::iter::from_fn(move || {
-            let buffer = *self.table.get(usize::from(id))?;
-            let start = usize::from(id) * self.size as usize + buffer.offset as usize;
-            id = buffer.next;
-            Some((self.memory.at(start), buffer.len as usize))
+            if id == NIL {
+                return None;
+            }
+            let (piece, next) = (self.piece(id), self.get(id).next);
+            id = next;
+            Some(piece)
         })
     }
 
-    fn push(&mut self, chain: &mut Chain, id: u16) {
-        if chain.is_empty() {
-            chain.head = id;
-        } else {
-            self.table[usize::from(chain.tail)].next = id;
+    /// Address and length of what is filled of one buffer.
+    pub(super) fn piece(&self, id: u16) -> (*mut u8, usize) {
+        let Filled { offset, len, .. } = *self.get(id);
+        let private = usize::from(id).checked_sub(self.capacity as usize);
+        let at = match private {
+            Some(index) => self.private_memory.at(index * PRIVATE_BUFFER + offset as usize),
+            None => self.memory.at(usize::from(id) * self.size as usize + offset as usize),
+        };
+        (at, len as usize)
+    }
+
+    /// Bytes behind what is filled of one buffer.
+    pub(super) fn spare(&self, id: u16) -> usize {
+        let Filled { offset, len, .. } = *self.get(id);
+        let size = if u32::from(id) < self.capacity { self.size as usize } else { PRIVATE_BUFFER };
+        size - offset as usize - len as usize
+    }
+
+    fn get(&self, id: u16) -> &Filled {
+        match usize::from(id).checked_sub(self.capacity as usize) {
+            Some(private) => &self.private_table[private],
+            None => &self.table[usize::from(id)],
+        }
+    }
+
+    pub(super) fn filled(&mut self, id: u16) -> &mut Filled {
+        match usize::from(id).checked_sub(self.capacity as usize) {
+            Some(private) => &mut self.private_table[private],
+            None => &mut self.table[usize::from(id)],
+        }
+    }
+
+    /// Puts a buffer that is in no chain behind all others of `chain`.
+    pub(super) fn push(&mut self, chain: &mut Chain, id: u16) {
+        match chain.is_empty() {
+            true => chain.head = id,
+            false => self.filled(chain.tail).next = id,
         }
         chain.tail = id;
         chain.count += 1;
-        chain.len += self.table[usize::from(id)].len;
+        chain.len += self.get(id).len;
     }
 
-    /// A buffer comes back from a chain: to the kernel, or out of use.
+    /// A buffer that is in no chain any more comes back.
+    pub(super) fn give_back(&mut self, id: u16) {
+        self.take_back(id);
+        self.publish();
+    }
+
+    /// A buffer comes back from a chain: to the kernel, or out of use. One that lacks its place in the kernel's ring
+    /// until [`Pool::publish`].
     fn take_back(&mut self, id: u16) {
-        if u32::from(id) < self.wanted {
+        if u32::from(id) >= self.capacity {
+            self.filled(id).owner = Owner::Nobody;
+            self.private_free.push(id);
+        } else if u32::from(id) < self.wanted {
             self.provide(id);
         } else {
             self.table[usize::from(id)].owner = Owner::Nobody;
@@ -330,6 +432,11 @@ impl Pool {
     }
 }
 
+/// Private buffers of a pool: as many as those that the kernel fills, within what ids can name.
+fn private_capacity(capacity: u32) -> usize {
+    (capacity as usize).min(usize::from(NIL) - capacity as usize)
+}
+
 /// How full a pool is, in buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
@@ -339,90 +446,4 @@ pub struct Counts {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Plays the kernel: fills the next buffers of the ring.
-    struct Kernel(u16);
-
-    impl Kernel {
-        fn receive(&mut self, pool: &mut Pool, len: u32) -> Chain {
-            let first = pool.entry_id(self.0 & (pool.capacity - 1) as u16);
-            self.0 = self.0.wrapping_add(len.div_ceil(pool.size) as u16);
-            pool.taken(first, len)
-        }
-    }
-
-    fn lens(pool: &Pool, chain: &Chain) -> Vec<usize> {
-        pool.pieces(chain).map(|(_, len)| len).collect()
-    }
-
-    #[test]
-    fn bundles_follow_the_order_of_the_ring_also_around_its_end() {
-        let mut pool = Pool::new(4096, 8, 8, 0).expect("memory");
-        assert!(pool.grow());
-        let mut kernel = Kernel(0);
-        let mut held = std::collections::VecDeque::new();
-        for round in 0..500u32 {
-            let len = 1 + (round * 2741) % (3 * 4096);
-            while pool.counts().free < len.div_ceil(4096) {
-                // Later chains come back before earlier ones, so that the order in the ring is no longer 0, 1, 2.
-                let chain = if round % 3 == 0 { held.pop_back() } else { held.pop_front() };
-                pool.release(chain.expect("all buffers are held"));
-            }
-            let chain = kernel.receive(&mut pool, len);
-            assert_eq!(chain.len(), len as usize);
-            assert_eq!(lens(&pool, &chain).iter().sum::<usize>(), len as usize);
-            assert_eq!(chain.count(), len.div_ceil(4096) as usize);
-            held.push_back(chain);
-        }
-        held.into_iter().for_each(|chain| pool.release(chain));
-        assert_eq!(pool.counts().free, 8);
-    }
-
-    #[test]
-    fn chains_join_split_and_advance() {
-        let mut pool = Pool::new(1024, 8, 16, 0).expect("memory");
-        assert!(pool.grow());
-        let mut kernel = Kernel(0);
-        let mut chain = kernel.receive(&mut pool, 1500);
-        let other = kernel.receive(&mut pool, 10);
-        pool.append(&mut chain, other);
-        let other = kernel.receive(&mut pool, 2048);
-        pool.append(&mut chain, other);
-        assert_eq!(lens(&pool, &chain), [1024, 476, 10, 1024, 1024]);
-        let mut front = pool.split(&mut chain, 3);
-        assert_eq!((front.len(), chain.len()), (1510, 2048));
-        pool.advance(&mut front, 1030);
-        assert_eq!(lens(&pool, &front), [470, 10]);
-        pool.advance(&mut front, 480);
-        assert_eq!(front, Chain::default());
-        pool.release(chain);
-        assert_eq!(pool.counts(), Counts { free: 8, total: 8, watermark: 5 });
-        assert!(pool.grow() && !pool.grow());
-        assert_eq!(pool.counts().total, 16);
-    }
-
-    #[test]
-    fn shrinks_when_little_is_used_and_grows_again() {
-        let mut pool = Pool::new(1024, 8, 32, 0).expect("memory");
-        while pool.grow() {}
-        let mut kernel = Kernel(0);
-        let all = kernel.receive(&mut pool, 32 * 1024);
-        pool.release(all);
-        // The first look sees the peak before it, the later ones that nothing was used.
-        (0..9).for_each(|_| pool.shrink());
-        assert!(!pool.has_grown() && pool.counts().total == 32);
-        for _ in 0..4 {
-            let some = kernel.receive(&mut pool, 8 * 1024);
-            pool.release(some);
-        }
-        assert_eq!(pool.counts().total, 8);
-        assert_eq!(pool.counts().free, 8);
-        assert!(pool.grow());
-        assert_eq!(pool.counts().free, 16);
-        let some = kernel.receive(&mut pool, 16 * 1024);
-        assert_eq!(some.count(), 16);
-        pool.release(some);
-    }
-}
+mod tests;

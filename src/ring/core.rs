@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
+use super::buffer::Buffers;
 use super::buffers::Pool;
 use super::chain::Chain;
 use super::descriptor::Pins;
@@ -32,7 +33,7 @@ pub(super) struct Core {
     // Never dropped before the operations are gone: see `Drop`.
     uring: ManuallyDrop<RefCell<IoUring>>,
     pub(super) slots: ManuallyDrop<RefCell<Slots>>,
-    pub(super) pool: ManuallyDrop<RefCell<Pool>>,
+    pub(super) pool: ManuallyDrop<Buffers>,
     pub(super) wheel: RefCell<Wheel>,
     /// Spare memory of vectored sends, each where the kernel was told it is.
     #[expect(clippy::vec_box, reason = "a vector in flight must not move")]
@@ -83,7 +84,7 @@ impl Core {
             pins,
             uring: ManuallyDrop::new(RefCell::new(uring)),
             slots: ManuallyDrop::default(),
-            pool: ManuallyDrop::new(RefCell::new(pool)),
+            pool: ManuallyDrop::new(Buffers::new(pool)),
             wheel: RefCell::new(Wheel::new()),
             vectors: RefCell::default(),
             pipes: RefCell::default(),

@@ -9,6 +9,7 @@
 #![allow(unsafe_code)] // the one place of io_uring; listed in tests/tidy.rs
 
 mod accept;
+mod buffer;
 mod buffers;
 mod chain;
 mod core;
@@ -27,7 +28,8 @@ pub(crate) mod tests;
 mod timer;
 
 pub use accept::{Accept, Appetite};
-pub use buffers::Counts;
+pub use buffer::{Buffer, Buffers};
+pub use buffers::{Counts, PRIVATE_BUFFER};
 pub use chain::Chain;
 pub use driver::Pacing;
 pub use operation::{Completion, OwnBuffer};
@@ -164,6 +166,12 @@ impl Ring {
     /// Moves `other` behind `chain`.
     pub fn append(&self, chain: &mut Chain, other: Chain) {
         self.0.pool.borrow_mut().append(chain, other);
+    }
+
+    /// The shard's buffers, for whoever works on bytes.
+    #[must_use]
+    pub fn pool(&self) -> &Buffers {
+        &self.0.pool
     }
 
     /// Buffers that may still be had, free and by growth.

@@ -12,6 +12,7 @@ use super::super::raw;
 use super::super::read::{List, Text};
 use super::super::units;
 use super::bounds::whole;
+use super::plugin::Plugins;
 use super::{Upstreams, engine, required, unique_name, within};
 use crate::limits;
 use crate::net::listen::DEFAULT_BACKLOG;
@@ -25,6 +26,7 @@ pub(super) struct Scope<'p> {
     /// Of `[timeouts]`.
     pub(super) timeouts: Timeouts,
     pub(super) upstreams: Upstreams,
+    pub(super) plugins: Plugins,
     /// Names of listeners, with their lines.
     pub(super) names: HashMap<Name, u32>,
     /// Addresses with their owners, as messages name them, and their lines.
@@ -75,6 +77,7 @@ pub(super) fn listener(
         service: Service::Tcp,
         routes,
         upstream,
+        plugins: raw.plugins.as_ref().map(|list| scope.plugins.find(list, report)).unwrap_or_default(),
         max_connections: whole(raw.max_connections.as_ref(), "max_connections", 1..=limits::CONNECTIONS, report),
         max_connections_per_source: whole(
             raw.max_connections_per_source.as_ref(),

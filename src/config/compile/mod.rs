@@ -4,6 +4,7 @@
 mod bounds;
 mod engine;
 mod listener;
+mod plugin;
 mod upstream;
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +16,7 @@ use super::plan::Plan;
 use super::raw;
 use super::read::{Head, Text};
 use crate::limits;
-use crate::types::{Endpoint, ListenerIndex, Name, UpstreamIndex};
+use crate::types::{Endpoint, ListenerIndex, Name, PluginIndex, UpstreamIndex};
 
 /// The plan is complete only if nothing was reported.
 pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environment, report: &mut Report<'_>) -> Plan {
@@ -36,7 +37,23 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
         .map(|(raw, index)| upstream::upstream(raw, UpstreamIndex(index), &mut names, base, report))
         .collect();
 
-    let mut scope = listener::Scope { base, timeouts, upstreams: names, names: HashMap::new(), bound: HashMap::new() };
+    let raw_plugins = raw.plugin.as_deref().unwrap_or_default();
+    let raw_plugins = within(raw_plugins, limits::PLUGINS, "[[plugin]]", |raw| &raw.head.span, report);
+    let mut plugin_names = plugin::Plugins::default();
+    let plugins = raw_plugins
+        .iter()
+        .zip(0..)
+        .map(|(raw, index)| plugin::plugin(raw, PluginIndex(index), &mut plugin_names, base, report))
+        .collect();
+
+    let mut scope = listener::Scope {
+        base,
+        timeouts,
+        upstreams: names,
+        plugins: plugin_names,
+        names: HashMap::new(),
+        bound: HashMap::new(),
+    };
     if let Some(hello) = raw.demo.as_ref().and_then(|demo| demo.hello.as_ref())
         && let Some(demo) = &demo
     {
@@ -52,7 +69,8 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
             .error(&(0..0), Wrong::new("there is no listener").hint("add a `[[listener]]`; see `arus example-config`"));
     }
     scope.upstreams.warn_unused(report);
-    Plan { engine, log, admin, listeners, upstreams, demo }
+    scope.plugins.warn_unused(report);
+    Plan { engine, log, admin, listeners, upstreams, plugins, demo }
 }
 
 /// Refuses a list of tables that is too long, at the first one too many; hands on those that may be.

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::sessions::service;
 use crate::config::plan::{
     AccessLog, Admin, Backend, Balance, BusyPoll, Demo, Engine, Health, Level, Listener, Log, LogFormat, OnDown,
-    Outlier, Plan, Queue, Resolve, Route, Timeouts, Upstream, Warm,
+    Outlier, Plan, Plugin, Queue, Resolve, Route, Timeouts, Upstream, Warm,
 };
 use crate::control::handle::Control;
 use crate::types::UpstreamIndex;
@@ -22,13 +22,14 @@ pub(super) async fn show(State(control): State<Control>) -> Json<Value> {
 }
 
 fn plan(plan: &Plan) -> Value {
-    let Plan { engine: e, log: l, admin: a, listeners, upstreams, demo: d } = plan;
+    let Plan { engine: e, log: l, admin: a, listeners, upstreams, plugins, demo: d } = plan;
     present(json!({
         "engine": engine(e),
         "log": log(l),
         "admin": admin(a),
-        "listener": listeners.iter().map(|each| listener(each, upstreams)).collect::<Vec<_>>(),
+        "listener": listeners.iter().map(|each| listener(each, plan)).collect::<Vec<_>>(),
         "upstream": upstreams.iter().map(upstream).collect::<Vec<_>>(),
+        "plugin": plugins.iter().map(plugin).collect::<Vec<_>>(),
         "demo": d.as_ref().map(|Demo { hello }| json!({ "hello": hello })),
     }))
 }
@@ -91,7 +92,8 @@ fn admin(admin: &Admin) -> Value {
     json!({ "listen": listen.map_or("off".into(), |address| address.to_string()), "socket": socket })
 }
 
-fn listener(listener: &Listener, upstreams: &[Upstream]) -> Value {
+fn listener(listener: &Listener, plan: &Plan) -> Value {
+    let upstreams = &plan.upstreams;
     let Listener {
         index: _,
         name,
@@ -99,6 +101,7 @@ fn listener(listener: &Listener, upstreams: &[Upstream]) -> Value {
         service: kind,
         routes,
         upstream,
+        plugins,
         max_connections,
         max_connections_per_source,
         accept_rate,
@@ -114,6 +117,8 @@ fn listener(listener: &Listener, upstreams: &[Upstream]) -> Value {
         "service": service(*kind),
         "route": routes.iter().map(|each| route(each, upstreams)).collect::<Vec<_>>(),
         "upstream": upstream.map(|index| upstream_name(index, upstreams)),
+        "plugins": plugins.iter().filter_map(|index| plan.plugins.get(usize::from(index.0))).map(|plugin| plugin.name.as_ref())
+            .collect::<Vec<_>>(),
         "max_connections": max_connections,
         "max_connections_per_source": max_connections_per_source,
         "accept_rate": accept_rate,
@@ -143,6 +148,18 @@ fn timeouts(timeouts: &Timeouts) -> Value {
         "connect": duration(*connect),
         "idle": duration(*idle),
         "half_closed": duration(*half_closed),
+    })
+}
+
+fn plugin(plugin: &Plugin) -> Value {
+    let Plugin { name, path, config, on_fault, max_call, line: _ } = plugin;
+    json!({
+        "name": name.as_ref(),
+        "path": path,
+        // Not the text, which may hold a key.
+        "config_bytes": config.len(),
+        "on_fault": on_fault.word(),
+        "max_call": duration(*max_call),
     })
 }
 

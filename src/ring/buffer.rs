@@ -1,0 +1,193 @@
+//! Buffers in hand: taken out of a chain, or private ones to be filled, for those who look at bytes and change them.
+
+use std::cell::{Ref, RefCell, RefMut};
+use std::io;
+use std::rc::Rc;
+
+use super::buffers::{PRIVATE_BUFFER, Pool};
+use super::chain::Chain;
+
+/// The buffers of a shard. Cheap to clone; all clones are the same pool.
+#[derive(Clone)]
+pub struct Buffers(Rc<RefCell<Pool>>);
+
+impl Buffers {
+    pub(super) fn new(pool: Pool) -> Self {
+        Self(Rc::new(RefCell::new(pool)))
+    }
+
+    /// `count` private buffers with no kernel behind them, for work off the network; at most 32,767.
+    ///
+    /// # Errors
+    /// As mmap(2).
+    pub fn detached(count: u16) -> io::Result<Self> {
+        Pool::new(PRIVATE_BUFFER as u32, 0, u32::from(count.clamp(1, i16::MAX as u16)), 0).map(Self::new)
+    }
+
+    pub(super) fn borrow(&self) -> Ref<'_, Pool> {
+        self.0.borrow()
+    }
+
+    pub(super) fn borrow_mut(&self) -> RefMut<'_, Pool> {
+        self.0.borrow_mut()
+    }
+
+    /// An empty private buffer of [`PRIVATE_BUFFER`] bytes; `None` when all are in use.
+    #[must_use]
+    pub fn take(&self) -> Option<Buffer> {
+        let id = self.borrow_mut().take_private()?;
+        Some(self.in_hand(id))
+    }
+
+    /// Takes the front buffer out of `chain`.
+    #[must_use]
+    pub fn pop(&self, chain: &mut Chain) -> Option<Buffer> {
+        let id = self.borrow_mut().pop(chain)?;
+        Some(self.in_hand(id))
+    }
+
+    /// Puts a buffer behind all others of `chain`; an empty one goes back to the pool.
+    pub fn push(&self, chain: &mut Chain, buffer: Buffer) {
+        if let Some(id) = buffer.let_go() {
+            self.borrow_mut().push(chain, id);
+        }
+    }
+
+    /// Puts a buffer before all others of `chain`; an empty one goes back to the pool.
+    pub fn push_front(&self, chain: &mut Chain, buffer: Buffer) {
+        if let Some(id) = buffer.let_go() {
+            self.borrow_mut().push_front(chain, id);
+        }
+    }
+
+    /// Moves all of `other` behind `chain`.
+    pub fn append(&self, chain: &mut Chain, other: Chain) {
+        self.borrow_mut().append(chain, other);
+    }
+
+    /// Drops `len` bytes from the front of `chain`.
+    pub fn advance(&self, chain: &mut Chain, len: usize) {
+        self.borrow_mut().advance(chain, len);
+    }
+
+    /// Gives the buffers of a chain back.
+    pub fn release(&self, chain: Chain) {
+        self.borrow_mut().release(chain);
+    }
+
+    /// The bytes of the front buffer, which stays where it is.
+    #[must_use]
+    pub fn front<'a>(&self, chain: &'a Chain) -> &'a [u8] {
+        let Some((base, len)) = self.borrow().pieces(chain).next() else { return &[] };
+        // SAFETY: the chain owns the buffer, whose first `len` bytes at `base` are filled, and is borrowed meanwhile.
+        unsafe { std::slice::from_raw_parts(base, len) }
+    }
+
+    /// Copies the first `len` bytes of `chain`, or as many as there are, behind `to`.
+    pub fn copy_front(&self, chain: &Chain, mut len: usize, to: &mut Vec<u8>) {
+        for (base, filled) in self.borrow().pieces(chain) {
+            let part = len.min(filled);
+            // SAFETY: the chain owns the buffer, whose first `filled` bytes at `base` are filled, and is borrowed.
+            to.extend_from_slice(unsafe { std::slice::from_raw_parts(base, part) });
+            len -= part;
+            if len == 0 {
+                return;
+            }
+        }
+    }
+
+    fn in_hand(&self, id: u16) -> Buffer {
+        let pool = self.borrow();
+        let (base, len) = pool.piece(id);
+        let spare = pool.spare(id);
+        Buffer { buffers: self.clone(), id, base, len, spare }
+    }
+}
+
+/// One buffer in the hands of whoever works on its bytes: what is filled, and room behind it. Goes back to the pool when
+/// it is dropped.
+pub struct Buffer {
+    buffers: Buffers,
+    id: u16,
+    /// Where the filled bytes begin.
+    base: *mut u8,
+    len: usize,
+    spare: usize,
+}
+
+impl Buffer {
+    #[must_use]
+    pub fn filled(&self) -> &[u8] {
+        // SAFETY: `len` bytes at `base` are this buffer's, which nobody else has while it is in hand: it is in no chain
+        // and not with the kernel. The pool, and so the memory, lives as long as `buffers`.
+        unsafe { std::slice::from_raw_parts(self.base, self.len) }
+    }
+
+    #[must_use]
+    pub fn filled_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `filled`, and `self` is borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(self.base, self.len) }
+    }
+
+    /// The room behind what is filled. Whatever bytes are there are old ones of this shard, or zeros.
+    #[must_use]
+    pub fn spare(&mut self) -> &mut [u8] {
+        // SAFETY: `len` bytes at `base` lie inside this buffer.
+        let room = unsafe { self.base.add(self.len) };
+        // SAFETY: so do the `spare` bytes behind them; the rest as in `filled_mut`. The mapping began as zeros, so that
+        // every byte has a value.
+        unsafe { std::slice::from_raw_parts_mut(room, self.spare) }
+    }
+
+    /// Counts the first `len` bytes of the room as filled, at most all of it.
+    pub fn commit(&mut self, len: usize) {
+        let len = len.min(self.spare);
+        self.len += len;
+        self.spare -= len;
+    }
+
+    /// Appends as much of `bytes` as there is room for; says how much.
+    pub fn extend(&mut self, bytes: &[u8]) -> usize {
+        let len = bytes.len().min(self.spare);
+        self.spare()[..len].copy_from_slice(&bytes[..len]);
+        self.commit(len);
+        len
+    }
+
+    /// Drops `len` bytes from the front, at most all.
+    pub fn advance(&mut self, len: usize) {
+        let len = len.min(self.len);
+        // SAFETY: at most `self.len` bytes further is inside the buffer or at its end.
+        self.base = unsafe { self.base.add(len) };
+        self.len -= len;
+    }
+
+    /// Keeps the first `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        let cut = self.len.saturating_sub(len);
+        self.len -= cut;
+        self.spare += cut;
+    }
+
+    /// Notes what is filled in the pool, for the buffer's way into a chain; `None` where nothing is.
+    fn let_go(self) -> Option<u16> {
+        if self.len == 0 {
+            return None;
+        }
+        let buffer = std::mem::ManuallyDrop::new(self);
+        // SAFETY: `buffer` is not dropped, so that its handle is read out once.
+        let buffers = unsafe { std::ptr::read(&raw const buffer.buffers) };
+        let mut pool = buffers.borrow_mut();
+        let (old, _) = pool.piece(buffer.id);
+        let filled = pool.filled(buffer.id);
+        filled.offset += (buffer.base as usize - old as usize) as u32;
+        filled.len = buffer.len as u32;
+        Some(buffer.id)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.buffers.borrow_mut().give_back(self.id);
+    }
+}

@@ -10,9 +10,10 @@ use super::instance::{Instance, Opening, Stream};
 use super::stage::{Stage, Step};
 use crate::ring::{Buffers, Chain};
 
-/// Bytes that may wait between two stages.
-const LINK: usize = 64 * 1024;
-/// Data calls of one run; then others on the shard have their turn.
+/// Bytes, and buffers, that may wait between two stages: few, so that a line hardly holds buffers that others lack.
+const LINK: usize = 16 * 1024;
+const LINK_BUFFERS: usize = 4;
+/// Data calls of one stage in one run; then others on the shard have their turn.
 const CALLS: u32 = 64;
 
 /// Opens the plugins of a connection.
@@ -100,7 +101,8 @@ impl Line {
         if self.stages.is_empty() {
             return Turn::Detached;
         }
-        let (mut calls, room) = (CALLS, room.max(1));
+        let room = room.max(1);
+        let mut calls: SmallVec<[u32; 4]> = SmallVec::from_elem(CALLS, self.stages.len());
         loop {
             let mut has_moved = false;
             let (mut all_pass, mut all_ended) = (true, true);
@@ -113,9 +115,13 @@ impl Line {
                     None => (&mut *inbox, end),
                     Some(before) => (&mut before.work.out, before.has_ended),
                 };
-                let stage_room = if is_last { room.saturating_sub(outbox.len()) } else { LINK };
+                let stage_room = match is_last {
+                    true => room.saturating_sub(outbox.len()),
+                    false if stage.work.out.count() >= LINK_BUFFERS => 0,
+                    false => LINK,
+                };
                 let was = (source.len(), stage.work.out.len(), stage.has_ended);
-                let step = stage.turn(&self.buffers, source, ends, stage_room, &mut calls);
+                let step = stage.turn(&self.buffers, source, ends, stage_room, &mut calls[index]);
                 has_moved |= was != (source.len(), stage.work.out.len(), stage.has_ended);
                 if is_last {
                     self.buffers.append(outbox, std::mem::take(&mut stage.work.out));

@@ -73,6 +73,12 @@ impl Stage {
         room: usize,
         calls: &mut u32,
     ) -> Step {
+        let step = self.go_on(buffers, inbox, end, room, calls);
+        self.work.close();
+        step
+    }
+
+    fn go_on(&mut self, buffers: &Buffers, inbox: &mut Chain, end: bool, room: usize, calls: &mut u32) -> Step {
         loop {
             match self.standing() {
                 Mode::Asks => {}
@@ -89,7 +95,7 @@ impl Stage {
             if (self.is_to_be_called || self.work.is_spent()) && !self.work.settle() {
                 return Step::NoBuffer;
             }
-            if self.work.out.len() >= room {
+            if self.work.waiting() >= room {
                 return if self.work.settle() { Step::Full } else { Step::NoBuffer };
             }
             if *calls == 0 {
@@ -126,9 +132,10 @@ impl Stage {
         if !self.work.settle() {
             return Step::NoBuffer;
         }
-        if self.work.out.len() >= room {
+        if self.work.waiting() >= room {
             return Step::Full;
         }
+        self.work.close();
         buffers.append(&mut self.work.out, std::mem::take(inbox));
         self.has_ended = end;
         if end { Step::Ended } else { Step::Passes }

@@ -13,6 +13,8 @@ use crate::ring::{Buffer, Buffers, Chain};
 
 /// A passed part up to this length is moved along over a gap; a longer one is copied out, once.
 const SHORT: usize = 64;
+/// A passed part up to this length is copied behind other output rather than sent as a piece of its own.
+const SMALL: usize = 512;
 /// Vectors that an instance keeps for bytes held back, and the largest: what may be held back and one piece, twice over.
 const SPARES: usize = 32;
 const SPARE_BYTES: usize = 160 * 1024;
@@ -224,8 +226,7 @@ impl Work {
         if self.lie.is_some() {
             return std::ptr::null_mut();
         }
-        let waiting = self.out.len() + self.open.as_ref().map_or(0, |open| open.filled().len());
-        if waiting >= self.room {
+        if self.waiting() >= self.room {
             self.lack = Some(Lack::Room);
             return std::ptr::null_mut();
         }
@@ -282,8 +283,13 @@ impl Work {
         self.open.is_some()
     }
 
+    /// Bytes of output.
+    pub(super) fn waiting(&self) -> usize {
+        self.out.len() + self.open.as_ref().map_or(0, |open| open.filled().len())
+    }
+
     /// Moves `open` into `out`.
-    fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         if let Some(open) = self.open.take() {
             self.buffers.push(&mut self.out, open);
         }
@@ -291,9 +297,12 @@ impl Work {
 
     /// Brings what was passed out of the input; false where buffers lack, and the rest stays.
     fn flush(&mut self) -> bool {
+        let fits = |open: &mut Buffer| open.spare().len() >= self.passed.len();
+        let is_small = self.passed.len() <= SMALL && self.open.as_mut().is_some_and(fits);
         if let Input::Buffer(buffer) = &self.input
             && self.passed.end == buffer.filled().len()
             && !self.passed.is_empty()
+            && !is_small
         {
             // Nothing is behind it: the buffer itself goes.
             self.close();
@@ -314,8 +323,7 @@ impl Work {
         true
     }
 
-    /// Between calls: brings all output into `out`, and keeps of the input what was not consumed. False where buffers
-    /// lack.
+    /// Between calls: brings what was passed out of the input, and keeps what was not consumed. False where buffers lack.
     pub(super) fn settle(&mut self) -> bool {
         let is_spent = self.is_spent();
         if let Input::Buffer(buffer) = &mut self.input
@@ -336,7 +344,6 @@ impl Work {
             }
         }
         let is_out = self.flush();
-        self.close();
         if is_out {
             self.forget_consumed();
         }

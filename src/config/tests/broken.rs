@@ -52,21 +52,42 @@ fn unknown_keys_name_the_nearest() {
 #[test]
 fn keys_of_later_versions_are_named_as_such() {
     expect(
-        "[acl]\ndefault = \"block\"\n[[acl.rule]]\n[[plugin]]\nname = \"x\"\n\
+        "[acl]\ndefault = \"block\"\n[[acl.rule]]\n[qos]\nglobal = \"0\"\n\
          [admin]\ndashboard = true\n\
-         [[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nservice = \"socks5\"\nupstream = \"u\"\nplugins = []\n\
+         [[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nservice = \"socks5\"\nupstream = \"u\"\n\
          [listener.tls]\n[[listener.route]]\nsni = [\"a\"]\nupstream = \"u\"\n\
          [[upstream]]\nname = \"u\"\nbackends = [\"127.0.0.1:2\"]\nsend_proxy = \"v2\"\n[demo]\nhello = \"127.0.0.1:3\"\naccept_proxy = true\n",
         &[
             "1:2: `[acl]` is not in this version of arus (remove it)",
-            "4:3: `[[plugin]]` is not in this version of arus (remove it)",
+            "4:2: `[qos]` is not in this version of arus (remove it)",
             "7:1: `dashboard` in `[admin]` is not in this version of arus (remove it)",
             "11:11: `service = \"socks5\"` is not in this version of arus",
-            "13:1: `plugins` in `[[listener]]` is not in this version of arus (remove it)",
-            "14:11: `tls` in `[[listener]]` is not in this version of arus (remove it)",
-            "16:1: `sni` in `[[listener.route]]` is not in this version of arus (remove it)",
-            "21:1: `send_proxy` in `[[upstream]]` is not in this version of arus (remove it)",
-            "24:1: `accept_proxy` in `[demo]` is not in this version of arus (remove it)",
+            "13:11: `tls` in `[[listener]]` is not in this version of arus (remove it)",
+            "15:1: `sni` in `[[listener.route]]` is not in this version of arus (remove it)",
+            "20:1: `send_proxy` in `[[upstream]]` is not in this version of arus (remove it)",
+            "23:1: `accept_proxy` in `[demo]` is not in this version of arus (remove it)",
+        ],
+    );
+}
+
+#[test]
+fn plugins() {
+    expect(
+        "[[plugin]]\nname = \"filter\"\npath = \"f.so\"\non_fault = \"explode\"\nmax_call = \"0s\"\nconfig = \"a\\u0000b\"\n\
+         [[plugin]]\nname = \"filter\"\npath = \"\"\n[[plugin]]\nname = \"idle\"\n\
+         [[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nupstream = \"u\"\n\
+         plugins = [\"filtr\", \"filter\", \"filter\"]\n\
+         [[upstream]]\nname = \"u\"\nbackends = [\"127.0.0.1:2\"]\n",
+        &[
+            "4:12: `on_fault` cannot be `explode` (one of \"close\", \"bypass\", \"disable\")",
+            "5:12: `max_call` cannot be \"0\" (\"1ms\" to \"365d\")",
+            "6:10: `config` has a NUL character (it is a text of C)",
+            "8:8: the name `filter` is used on line 2 already",
+            "9:8: the path is empty",
+            "10:1: `path` is missing",
+            "10:1: warning: nothing uses the plugin `idle`",
+            "16:12: there is no plugin `filtr` (did you mean `filter`?)",
+            "16:31: the plugin `filter` is in this list already (a second `[[plugin]]` may have the same path)",
         ],
     );
 }

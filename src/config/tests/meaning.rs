@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::diff::{diff, keep_fixed};
-use crate::config::plan::{AccessLog, Address, Balance, BusyPoll, OnDown};
+use crate::config::plan::{AccessLog, Address, Balance, BusyPoll, OnDown, OnFault};
+use crate::types::PluginIndex;
 
 #[test]
 fn defaults() {
-    let Plan { engine, log, admin, listeners, upstreams, demo } = plan(MINIMAL);
+    let Plan { engine, log, admin, listeners, upstreams, plugins, demo } = plan(MINIMAL);
     assert_eq!((engine.shards, engine.pin, engine.buffer_size), (None, true, 16_384));
     assert_eq!((engine.buffers, engine.max_buffers, engine.busy_poll), (256, 8192, BusyPoll::Off));
     assert_eq!((engine.max_connections, engine.drain_timeout), (100_000, Duration::from_secs(30)));
@@ -17,9 +18,23 @@ fn defaults() {
     assert_eq!((admin.listen, log.access, demo), (None, AccessLog::Stderr, None));
     assert_eq!((listeners[0].backlog, listeners[0].fast_open, listeners[0].line), (4096, false, 1));
     assert_eq!(listeners[0].timeouts.idle, Duration::from_secs(600));
+    assert!(listeners[0].plugins.is_empty() && plugins.is_empty());
     let upstream = &upstreams[0];
     assert_eq!((upstream.balance, upstream.retries, upstream.on_down), (Balance::RoundRobin, 2, OnDown::Keep));
     assert_eq!((upstream.resolve.ttl_min, upstream.resolve.ttl_max), (Duration::from_secs(1), Duration::from_secs(60)));
+}
+
+#[test]
+fn plugins_arrive_in_the_plan() {
+    let text = MINIMAL.replacen("[[listener]]", "[[listener]]\nplugins = [\"b\", \"a\"]", 1)
+        + "\n[[plugin]]\nname = \"a\"\npath = \"a.so\"\n[[plugin]]\nname = \"b\"\npath = \"/x/b.so\"\nconfig = \"upper\"\n\
+           on_fault = \"disable\"\nmax_call = \"5ms\"\n";
+    let plan = plan(&text);
+    assert_eq!(plan.listeners[0].plugins, [PluginIndex(1), PluginIndex(0)]);
+    let [a, b] = &plan.plugins[..] else { panic!("{:?}", plan.plugins) };
+    assert!(a.path.is_absolute() && a.path.ends_with("a.so"));
+    assert_eq!((&*a.config, a.on_fault, a.max_call), ("", OnFault::Close, Duration::from_millis(100)));
+    assert_eq!((&*b.config, b.on_fault, b.max_call), ("upper", OnFault::Disable, Duration::from_millis(5)));
 }
 
 #[test]

@@ -40,8 +40,6 @@ pub enum LoadError {
 pub struct Library {
     pub digest: Digest,
     pub(super) table: Checked,
-    /// Its descriptor stays open, as the loader would take another file with the same number for this one.
-    _image: Image,
 }
 
 impl Library {
@@ -110,9 +108,10 @@ impl Libraries {
         let image = Image::new(&bytes, digest)?;
         let current = Current::control(plugin, Generation(0), Function::Load, Role::Other);
         let (handle, table) = enter(&current, || open(&image))?;
-        // Never unloaded.
-        std::mem::forget(handle);
-        let library = table.map(|table| Arc::new(Library { digest, table, _image: image }));
+        // Never unloaded, whatever its table says. Nor is its descriptor ever closed: the loader knows a library by its
+        // path, and would take the next file that got the same number for this one.
+        std::mem::forget((handle, image.memory));
+        let library = table.map(|table| Arc::new(Library { digest, table }));
         self.0.push((digest, library.clone()));
         library
     }

@@ -15,11 +15,19 @@ impl Directory {
 
     /// A plugin whose table is what `table` says, in C.
     fn with_table(&self, table: &str) -> Result<Arc<Library>, LoadError> {
+        self.load(&format!("#include \"arus_plugin.h\"\n{COMMON}\n{table}\n"))
+    }
+
+    fn load(&self, code: &str) -> Result<Arc<Library>, LoadError> {
         let source = self.file("table.c");
-        std::fs::write(&source, format!("#include \"arus_plugin.h\"\n{COMMON}\n{table}\n")).unwrap();
+        std::fs::write(&source, code).unwrap();
         let path = self.file("table.so");
         compile(&source, &["-Wno-unused-function"], &path);
         LIBRARIES.lock().unwrap().load("table", &path, TRUST)
+    }
+
+    fn refusal_of(&self, code: &str) -> String {
+        self.load(code).expect_err(code).to_string()
     }
 
     fn refusal(&self, table: &str) -> String {
@@ -93,7 +101,8 @@ fn what_is_no_plugin_is_refused() {
         other("#include <stdlib.h>\nconst arus_plugin *arus_plugin_v1(void) { return malloc(500); }")
             .contains("inside of the library")
     );
-    assert!(other("__attribute__((visibility(\"default\"))) int arus_plugin_v1 = 5;").contains("does not export"));
+    let variable = "__attribute__((visibility(\"default\"))) int arus_plugin_v1 = 5;";
+    assert!(directory.refusal_of(variable).contains("does not export"));
     assert!(other("extern void missing_symbol(void); void f(void) { missing_symbol(); }").contains("missing_symbol"));
     let text = directory.file("text.so");
     std::fs::write(&text, "not a library").unwrap();

@@ -202,7 +202,7 @@ static int32_t data(void *shard, void *memory, arus_io *io) {
     if (is(p, "rubbish")) return -559038737;
     if (is(p, "bypass-late")) return ARUS_BYPASS;
     if (is(p, "foreign")) { arus_io other = *io; io->host->pass(&other, 1); return ARUS_OK; }
-    if (is(p, "scribble")) { io->input_len = SIZE_MAX; io->input = NULL; io->flags = 99; arus_pass(io, n - 1); return ARUS_OK; }
+    if (is(p, "scribble")) { io->input_len = SIZE_MAX; io->input = NULL; io->flags = 99; arus_pass(io, n ? n - 1 : 0); return ARUS_OK; }
     return ARUS_ERROR;
 }
 

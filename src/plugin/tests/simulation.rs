@@ -73,13 +73,13 @@ fn simulate(seed: u64) {
     }
     let expected = order.iter().fold(input.clone(), |bytes, config| model(config, &bytes));
 
-    let buffers = Buffers::detached(4 + random.size(40) as u16).unwrap();
+    let buffers = Buffers::detached(20 + random.size(40) as u16).unwrap();
     let (mut up, mut down) = open(&buffers, &configs);
     let line = if is_up { &mut up } else { &mut down };
     let (mut inbox, mut outbox) = (Chain::default(), Chain::default());
     let (mut given, mut output, mut is_over) = (0, Vec::new(), false);
     let room = random.size(70_000);
-    for _ in 0..10_000_000 {
+    for _ in 0..1_000_000 {
         if is_over && outbox.is_empty() && inbox.is_empty() {
             break;
         }

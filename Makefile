@@ -31,12 +31,14 @@ build: deps ## Build arus in release mode
 check: deps ## Type-check everything
 	cargo check --workspace --all-targets
 
-build-plugin: ## Compile c_plugins/*.c, if there are any
-	@shopt -s nullglob; sources=(c_plugins/*.c); \
-	if (($${#sources[@]} == 0)); then echo 'build-plugin: no c_plugins/*.c, nothing to build'; exit; fi; \
-	for source in "$${sources[@]}"; do \
+# Each library is moved into its place whole: a running arus may be about to load it.
+build-plugin: ## Compile c_plugins/*.c
+	@shopt -s nullglob; for source in c_plugins/*.c; do \
+		library=$${source%.c}.so; \
 		echo "cc $$source"; \
-		$${CC:-cc} -std=c99 -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -o "$${source%.c}.so" "$$source"; \
+		$${CC:-cc} -std=c99 -O2 -Wall -Wextra -Werror -pedantic -fPIC -shared -fvisibility=hidden -Ic_plugins \
+			-o "$$library.new" "$$source"; \
+		mv "$$library.new" "$$library"; \
 	done
 
 test-e2e: deps-test build-plugin ## Only the tests that run the whole program (tests/)

@@ -3,6 +3,7 @@
 //! Read `docs/ARCHITECTURE.md` first. Imports go only downwards; `tests/tidy.rs` checks it.
 
 pub mod cli;
+pub mod codec;
 pub mod config;
 pub mod control;
 pub mod limits;
@@ -13,5 +14,6 @@ pub mod relay;
 pub mod ring;
 pub mod shard;
 pub mod stats;
+pub mod tls;
 pub mod types;
 pub mod upstream;

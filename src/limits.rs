@@ -30,10 +30,30 @@ pub const FINDINGS: usize = 1000;
 pub const NAME_BYTES: usize = 64;
 /// Bytes of a host name without the trailing dot (RFC 1035 section 2.3.4).
 pub const HOST_BYTES: usize = 253;
+/// Bytes of a PROXY header: what version 2 can announce, 16 and as many more as a u16 counts.
+pub const PROXY_HEADER_BYTES: usize = 16 + u16::MAX as usize;
+/// Bytes of a PROXY header of version 1 with its CR LF: the specification's worst case.
+pub const PROXY_LINE_BYTES: usize = 107;
+/// Bytes of a PROXY header's unique id (PROXY protocol 2.2.5).
+pub const UNIQUE_ID_BYTES: usize = 128;
+/// Bytes of a TLS ClientHello without record headers: browsers send 0.5 KiB, 1.8 KiB with post-quantum key shares, and
+/// some KiB more with a large session ticket.
+pub const CLIENT_HELLO_BYTES: usize = 16 * 1024;
+/// Bytes of it with the headers of its records, which are 5 each: room for one of 5 KiB in records of a single byte, and a
+/// bound on what is looked through again whenever more comes.
+pub const CLIENT_HELLO_WIRE_BYTES: usize = 32 * 1024;
 /// Bytes of a unix socket's path: `sun_path` less its final NUL (unix(7)).
 pub const UNIX_PATH_BYTES: usize = 107;
 /// Networks of one `allow_sources` or `source` list; each connection looks through it in order.
 pub const NETWORKS_PER_LIST: usize = 1024;
+/// Names of one `sni` list, protocols of one `alpn` list: each connection looks through them in order.
+pub const NAMES_PER_LIST: usize = 1024;
+/// Bytes of a protocol's name: its length is one byte (RFC 7301 section 3.1).
+pub const ALPN_BYTES: usize = 255;
+/// Certificates of one listener: each is read again whenever one of them changes.
+pub const CERTIFICATES_PER_LISTENER: usize = 1024;
+/// Bytes of a file with certificates or a key; the system's whole list of authorities has some 200 KiB.
+pub const PEM_BYTES: u64 = 4 * 1024 * 1024;
 /// Connections of a process: above what a machine's descriptors allow (two each; `fs.nr_open` is 1,048,576 unless
 /// raised), and a bound on the tables that are made for so many.
 pub const CONNECTIONS: u32 = 10_000_000;
@@ -58,6 +78,12 @@ pub const CHECK_INTERVAL: std::time::Duration = std::time::Duration::from_millis
 pub const BUSY_POLL: std::time::Duration = std::time::Duration::from_millis(100);
 /// Bytes of a health check's `send` and `expect`, and of the answer that is searched.
 pub const HEALTH_BYTES: usize = 4096;
+/// TLS records in a row that bring no payload (alerts, key updates, tickets, empty ones): each costs us work and the other
+/// side next to nothing. A server sends a few tickets at once.
+pub const TLS_IDLE_RECORDS: u32 = 64;
+/// Bytes that the other side may send until a handshake is done: rustls takes messages of 64 KiB, and a certificate chain
+/// is the largest.
+pub const TLS_HANDSHAKE_BYTES: usize = 256 * 1024;
 /// Largest buffer ring: the kernel's bound for IORING_REGISTER_PBUF_RING (io_uring_register(2)).
 pub const MAX_BUFFERS: u32 = 32 * 1024;
 /// Smallest and largest receive buffer.
@@ -75,3 +101,4 @@ pub const PLUGIN_CONFIG_BYTES: usize = 1024 * 1024;
 
 const _: () = assert!(LISTENERS <= u16::MAX as usize && UPSTREAMS <= u16::MAX as usize);
 const _: () = assert!(MAX_BUFFERS as usize <= u16::MAX as usize + 1);
+const _: () = assert!(CLIENT_HELLO_BYTES < CLIENT_HELLO_WIRE_BYTES && PROXY_LINE_BYTES < PROXY_HEADER_BYTES);

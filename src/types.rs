@@ -114,6 +114,8 @@ labelled! {
     /// Where in its life a session is. At once timeout index, metric label, log field and API column.
     Stage {
         Accept = "accept",
+        ProxyHeader = "proxy_header",
+        Tls = "tls",
         Route = "route",
         Queue = "queue",
         Resolve = "resolve",
@@ -154,6 +156,18 @@ labelled! {
         QueueTimeout = "queue_timeout",
         NoRoute = "no_route",
         SourceNotAllowed = "source_not_allowed",
+        /// A PROXY header is required, and the peer is not one that may send it.
+        ProxyNotTrusted = "proxy_not_trusted",
+        /// What should have been a PROXY header is none.
+        ProxyHeader = "proxy_header",
+        /// What should have been a ClientHello is none, or an unacceptable one.
+        ClientHello = "client_hello",
+        /// `unknown_sni = "reject"`, and no certificate has the name.
+        UnknownServerName = "unknown_sni",
+        /// The client went before a stage was done.
+        ClientGone = "client_gone",
+        /// A stage took longer than it may.
+        StageTimeout = "stage_timeout",
         ProcessMaxConnections = "max_connections",
         ListenerMaxConnections = "listener_max_connections",
         SourceMaxConnections = "source_max_connections",
@@ -161,6 +175,20 @@ labelled! {
         Killed = "killed",
         /// `on_down = "close"` and the backend went down.
         BackendDown = "backend_down",
+        /// The other side's handshake failed, or ours with it.
+        TlsHandshake = "tls_handshake",
+        /// A side that speaks TLS ended without close_notify: something may be missing.
+        TlsTruncated = "tls_truncated",
+        /// A record that does not open, or breaks the protocol.
+        TlsRecord = "tls_record",
+        /// The other side sent a fatal alert.
+        TlsAlert = "tls_alert",
+        /// A plugin said CLOSE.
+        PluginClosed = "plugin_closed",
+        /// A plugin said RESET.
+        PluginReset = "plugin_reset",
+        /// A plugin failed or broke the rules, and its `on_fault` is "close".
+        PluginFault = "plugin_fault",
         /// Cut when `drain_timeout` ran out.
         Drained = "drained",
         Descriptors = "descriptors",

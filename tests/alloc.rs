@@ -4,6 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
+use std::iter;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -43,6 +44,10 @@ fn allocations(work: impl FnOnce()) -> u64 {
 fn routing_allocates_nothing() {
     let routes: String = (0..200)
         .map(|i| format!("[[listener.route]]\nsource = [\"10.{i}.0.0/16\"]\nupstream = \"u{}\"\n", i % 2))
+        .chain((0..200).map(|i| {
+            let names = format!("sni = [\"h{i}.example\", \"*.w{i}.example\"]\nalpn = [\"h2\", \"x{i}\"]");
+            format!("[[listener.route]]\n{names}\nupstream = \"u{}\"\n", i % 2)
+        }))
         .collect();
     let text = format!(
         "[[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nupstream = \"u0\"\nallow_sources = [\"10.0.0.0/8\", \"::/0\"]\n{routes}\
@@ -60,13 +65,28 @@ fn routing_allocates_nothing() {
     let counted = allocations(|| {
         for source in &sources {
             if black_box(listener.admits(black_box(*source)))
-                && let Some(upstream) = black_box(listener.route(black_box(*source))).upstream()
+                && let Some(upstream) = black_box(listener.route(black_box(*source), None, iter::empty())).upstream()
             {
                 routed[usize::from(upstream.0)] += 1;
             }
         }
     });
     assert_eq!(routed, [157, 100], "every source was looked up");
+    assert_eq!(counted, 0);
+
+    let names: Vec<String> = (0..200)
+        .flat_map(|i| [format!("h{i}.example"), format!("X.w{i}.Example."), format!("a.b.w{i}.example")])
+        .collect();
+    let offered: [&[u8]; 2] = [b"http/1.1", b"h2"];
+    let mut routed = [0u32; 3];
+    let counted = allocations(|| {
+        for name in &names {
+            let found = listener.route(None, Some(black_box(name)), offered.iter().copied());
+            routed[if let config::route::Routed::Route(route) = found { usize::from(route.upstream.0) } else { 2 }] +=
+                1;
+        }
+    });
+    assert_eq!(routed, [200, 200, 200], "every name was looked up");
     assert_eq!(counted, 0);
     assert_eq!(allocations(|| drop(black_box(Box::new(1)))), 1, "the counter counts");
 }

@@ -22,6 +22,7 @@ const LAYERS: &[&str] = &[
     "net",
     "config",
     "ring",
+    "tls",
     "plugin",
     "upstream",
     "relay",
@@ -32,7 +33,7 @@ const LAYERS: &[&str] = &[
 ];
 
 /// Modules on the path of a connection: nothing here may block or belong to another runtime.
-const DATA_PLANE: &[&str] = &["codec", "net", "plugin", "policy", "relay", "ring", "shard", "stats", "upstream"];
+const DATA_PLANE: &[&str] = &["codec", "net", "plugin", "policy", "relay", "ring", "shard", "stats", "tls", "upstream"];
 const FORBIDDEN_ON_DATA_PLANE: &[(&str, &str)] = &[
     ("Mutex", "a lock can stop a shard: use what the shard owns, an atomic, or a channel"),
     ("RwLock", "a lock can stop a shard: use what the shard owns, an atomic, or a channel"),

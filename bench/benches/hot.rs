@@ -1,11 +1,13 @@
 //! The pure code that every connection runs through, by itself: `cargo bench -p arus-bench`.
 
 use std::hint::black_box;
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use arus::codec::{client_hello, proxy_header};
 use arus::config::{self, Environment};
 use arus::policy::budget::Budget;
 use arus::policy::rate::Rate;
@@ -35,8 +37,12 @@ fn routing(criterion: &mut Criterion) {
     let plan = plan();
     let listener = &plan.listeners[0];
     let (first, last) = (IpAddr::V4(Ipv4Addr::new(10, 0, 1, 1)), IpAddr::V4(Ipv4Addr::new(10, 99, 1, 1)));
-    criterion.bench_function("route, first of 100", |bench| bench.iter(|| black_box(listener.route(Some(first)))));
-    criterion.bench_function("route, last of 100", |bench| bench.iter(|| black_box(listener.route(Some(last)))));
+    criterion.bench_function("route, first of 100", |bench| {
+        bench.iter(|| black_box(listener.route(Some(first), None, iter::empty())))
+    });
+    criterion.bench_function("route, last of 100", |bench| {
+        bench.iter(|| black_box(listener.route(Some(last), None, iter::empty())))
+    });
 }
 
 fn balancing(criterion: &mut Criterion) {
@@ -83,5 +89,23 @@ fn counting(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(hot, routing, balancing, counting);
+fn parsing(criterion: &mut Criterion) {
+    let messages: [(&str, &[u8]); 3] = [
+        ("PROXY header, v1", include_bytes!("../../fuzz/corpus/proxy_header/haproxy-v1-tcp4")),
+        ("PROXY header, v2", include_bytes!("../../fuzz/corpus/proxy_header/haproxy-v2-tcp4")),
+        ("PROXY header, v2 with TLVs and checksum", include_bytes!("../../fuzz/corpus/proxy_header/haproxy-v2-tls")),
+    ];
+    for (name, bytes) in messages {
+        criterion.bench_function(name, |bench| bench.iter(|| proxy_header::parse(black_box(bytes))));
+    }
+    let hello = include_bytes!("../../fuzz/corpus/client_hello/rustls-mlkem");
+    criterion.bench_function("ClientHello", |bench| bench.iter(|| client_hello::parse(black_box(hello))));
+    // The same in records of 100 bytes, which have to be joined.
+    let record = |piece: &[u8]| [&[22, 3, 1, 0, piece.len() as u8], piece].concat();
+    let pieces: Vec<u8> = hello[5..].chunks(100).flat_map(record).collect();
+    criterion
+        .bench_function("ClientHello in 15 records", |bench| bench.iter(|| client_hello::parse(black_box(&pieces))));
+}
+
+criterion_group!(hot, routing, balancing, counting, parsing);
 criterion_main!(hot);

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::config::{self, Environment, Errors, Loaded, Source};
-use crate::control::plugins;
+use crate::config::{self, Environment, Errors, Finding, Loaded, Severity, Source};
+use crate::control::{plugins, tls};
 
 /// Of a configuration that cannot be used; the same for a bad command line.
 pub(super) const BAD_CONFIGURATION: u8 = 2;
@@ -22,10 +22,10 @@ pub fn run(path: Option<&Path>) -> ExitCode {
         Source::File(path) => Some(path.as_path()),
         Source::Example => None,
     };
-    let refused = plugins::check(&plan, path);
-    if !refused.is_empty() {
-        let mut stderr = std::io::stderr().lock();
-        refused.iter().for_each(|line| drop(writeln!(stderr, "{line}")));
+    let mut findings = tls::check(&plan, &source.to_string());
+    findings.extend(plugins::check(&plan, path, &source.to_string()));
+    print(&findings);
+    if findings.iter().any(|finding| finding.severity == Severity::Error) {
         return ExitCode::from(BAD_CONFIGURATION);
     }
     let (listeners, upstreams) = (plan.listeners.len(), plan.upstreams.len());
@@ -37,7 +37,7 @@ pub fn run(path: Option<&Path>) -> ExitCode {
         count(listeners, "listener"),
         count(upstreams, "upstream"),
         if plugins > 0 { count(plugins, "plugin") + ", " } else { String::new() },
-        count(warnings.len(), "warning")
+        count(warnings.len() + findings.len(), "warning")
     );
     ExitCode::SUCCESS
 }
@@ -49,9 +49,13 @@ pub(super) fn load(source: &Source) -> Option<Loaded> {
         Ok(Loaded { warnings, .. }) => warnings,
         Err(Errors { findings }) => findings,
     };
+    print(findings);
+    loaded.ok()
+}
+
+fn print(findings: &[Finding]) {
     let mut stderr = std::io::stderr().lock();
     for finding in findings {
         let _ = writeln!(stderr, "{finding}");
     }
-    loaded.ok()
 }

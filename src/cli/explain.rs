@@ -26,6 +26,9 @@ pub struct Args {
     /// The server name of its ClientHello
     #[arg(long, value_name = "HOST")]
     pub sni: Option<String>,
+    /// A protocol that its ClientHello offers; may be given several times
+    #[arg(long, value_name = "PROTOCOL")]
+    pub alpn: Vec<String>,
     /// The user that it authenticates as
     #[arg(long)]
     pub user: Option<String>,
@@ -70,6 +73,8 @@ struct Answer {
     /// `None`: as a client of a unix socket.
     source: Option<IpAddr>,
     admitted: bool,
+    sni: Option<String>,
+    alpn: Vec<String>,
     /// Where the route stands; `None`: no route matches.
     route_at: Option<String>,
     upstream: Option<Choice>,
@@ -111,7 +116,7 @@ fn explain(plan: &Plan, listener: &Listener, file: &Source, args: &Args) -> Answ
     let at = |line: u32| format!("{file}:{line}");
     let source = args.source.map(|source| source.to_canonical());
     let admitted = listener.admits(source);
-    let routed = listener.route(source);
+    let routed = listener.route(source, args.sni.as_deref(), args.alpn.iter().map(String::as_bytes));
     let upstream = routed.upstream().and_then(|index| plan.upstreams.get(usize::from(index.0)));
     let rejected = match (admitted, routed) {
         (false, _) => Some(Reason::SourceNotAllowed.label()),
@@ -123,6 +128,8 @@ fn explain(plan: &Plan, listener: &Listener, file: &Source, args: &Args) -> Answ
         listener_at: at(listener.line),
         source,
         admitted,
+        sni: args.sni.clone(),
+        alpn: args.alpn.clone(),
         route_at: match routed {
             Routed::Route(route) => Some(at(route.line)),
             Routed::Default(_) | Routed::Refused => None,
@@ -144,7 +151,7 @@ fn explain(plan: &Plan, listener: &Listener, file: &Source, args: &Args) -> Answ
         idle_timeout_ms: listener.timeouts.idle.as_millis(),
         half_closed_timeout_ms: listener.timeouts.half_closed.as_millis(),
         rejected,
-        notes: notes(args),
+        notes: notes(listener, args),
     }
 }
 
@@ -163,14 +170,20 @@ fn choice(upstream: &Upstream, at: String) -> Choice {
     }
 }
 
-/// What was asked about and decides nothing.
-fn notes(args: &Args) -> Vec<String> {
-    let given = [("--sni", args.sni.is_some()), ("--user", args.user.is_some()), ("--to", args.to.is_some())];
-    let mut notes: Vec<String> = given
-        .into_iter()
-        .filter(|(_, given)| *given)
-        .map(|(option, _)| format!("{option} decides nothing: this version routes by source"))
-        .collect();
+/// What was asked about and decides nothing, and what decides and was not asked about.
+fn notes(listener: &Listener, args: &Args) -> Vec<String> {
+    let reads_hello = listener.tls.is_some() || listener.peeks;
+    let given = [
+        ("--sni", args.sni.is_some() && !reads_hello, "no route of this listener looks at it"),
+        ("--alpn", !args.alpn.is_empty() && !reads_hello, "no route of this listener looks at it"),
+        ("--user", args.user.is_some(), "this version knows no users"),
+        ("--to", args.to.is_some(), "a listener of service tcp is not asked for a target"),
+    ];
+    let given = given.into_iter().filter(|(_, given, _)| *given);
+    let mut notes: Vec<String> = given.map(|(option, _, why)| format!("{option} decides nothing: {why}")).collect();
+    if listener.accept_proxy.is_some() {
+        notes.push("the source is the one of the PROXY header, which a trusted peer must send".into());
+    }
     if args.protocol == "udp" {
         notes.push("a listener of service tcp serves no udp".into());
     }
@@ -184,6 +197,12 @@ impl fmt::Display for Answer {
         let source = self.source.map_or_else(|| "none, as of a unix socket".into(), |source| source.to_string());
         let verdict = if self.admitted { "admitted" } else { "not in allow_sources" };
         writeln!(f, "source     {source}: {verdict}")?;
+        if let Some(sni) = &self.sni {
+            writeln!(f, "sni        {}", sni.escape_debug())?;
+        }
+        if !self.alpn.is_empty() {
+            writeln!(f, "alpn       {}", self.alpn.join(", ").escape_debug())?;
+        }
         if self.admitted {
             let route = self.route_at.as_deref();
             writeln!(f, "route      {}", route.unwrap_or("none matches"))?;
@@ -248,6 +267,7 @@ path = "/lib/filter.so"
             listener: listener.into(),
             source: source.map(|source| source.parse().unwrap()),
             sni: Some("a".into()),
+            alpn: Vec::new(),
             user: None,
             to: None,
             protocol: "tcp".into(),
@@ -264,13 +284,14 @@ path = "/lib/filter.so"
             near.to_string(),
             "listener   web (f:2)\n\
              source     10.1.2.3: admitted\n\
+             sni        a\n\
              route      f:8\n\
              upstream   near (f:17), round_robin, 2 retries\n\
              backend    127.0.0.1:3, weight 1\n\
              backend    b:4, weight 2, backup\n\
              plugin     filter (f:23), /lib/filter.so\n\
              timeouts   connect 5s, idle 10m, half_closed 1m\n\
-             note       --sni decides nothing: this version routes by source\n"
+             note       --sni decides nothing: no route of this listener looks at it\n"
         );
         assert_eq!(answer("web", Some("192.0.2.1")).upstream.unwrap().name, "rest");
     }

@@ -18,6 +18,10 @@ pub(super) struct HelloArgs {
     /// Address to listen on; with port 0 the kernel chooses, and the log says which
     #[arg(long, value_name = "ADDR")]
     listen: SocketAddr,
+    /// Expect a PROXY protocol header (v1 or v2) on every connection, and take the client's address from it; without
+    /// one, a connection is dropped
+    #[arg(long)]
+    accept_proxy: bool,
 }
 
 pub(super) fn run(args: &HelloArgs) -> anyhow::Result<()> {
@@ -29,7 +33,7 @@ pub(super) fn run(args: &HelloArgs) -> anyhow::Result<()> {
         let listener = listener.with_context(|| format!("cannot listen on {}", args.listen))?;
         hello::announce(&listener)?;
         tokio::select! {
-            () = hello::serve(listener) => Ok(()),
+            () = hello::serve(listener, args.accept_proxy) => Ok(()),
             stopped = stop() => stopped,
         }
     })

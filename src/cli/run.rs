@@ -9,9 +9,9 @@ use clap::ValueEnum;
 
 use super::check::BAD_CONFIGURATION;
 use crate::config::plan::{Level, LogFormat, Plan};
-use crate::config::{self, Environment, Source, diff};
+use crate::config::{self, Environment, Severity, Source, diff};
 use crate::control::supervisor::{self, Hooks, Loaded};
-use crate::control::{admin, hello, logging};
+use crate::control::{admin, hello, logging, tls};
 use crate::{limits, shard};
 
 /// Run the proxy until it is told to stop (the same as no command)
@@ -108,6 +108,13 @@ pub(super) fn run(args: RunArgs) -> ExitCode {
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
+    // Before anything is bound, as all that the configuration names is a part of it.
+    let findings = tls::check(&first.plan, &place.to_string());
+    let wrong: Vec<_> = findings.iter().filter(|finding| finding.severity == Severity::Error).collect();
+    if !wrong.is_empty() {
+        wrong.iter().for_each(|finding| eprintln!("{finding}"));
+        return ExitCode::from(BAD_CONFIGURATION);
+    }
     let _flush = logging::start(first.plan.log.level, first.plan.log.format);
     if place == Source::Example {
         tracing::info!("there is no ./{}: running the built-in example", config::DEFAULT_PATH);
@@ -145,7 +152,7 @@ fn hooks() -> Hooks {
             shard::spawn(parts)
         }),
         serve: Box::new(|control, listener| Box::pin(admin::serve(control, listener))),
-        hello: Box::new(|listener| Box::pin(hello::serve(listener))),
+        hello: Box::new(|listener, accept_proxy| Box::pin(hello::serve(listener, accept_proxy))),
         diff: Box::new(diff::diff),
         relog: Box::new(|log| logging::set(log.level, log.format)),
     }

@@ -127,7 +127,7 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, Wrong> {
 }
 
 /// A host name in the one form in which arus keeps it: lower case, no trailing dot.
-fn host_name(text: &str) -> Result<String, Wrong> {
+pub(super) fn host_name(text: &str) -> Result<String, Wrong> {
     let wrong = |hint: &str| Wrong::new(format!("{} is not a host name", quote(text))).hint(hint);
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     if !name.is_ascii() {

@@ -6,8 +6,8 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use super::plan::{
-    AccessLog, Admin, Backend, BusyPoll, Demo, Engine, Health, Listener, Log, Outlier, Plan, Plugin, Queue, Resolve,
-    Route, Service, Timeouts, Upstream, Warm,
+    AcceptProxy, AccessLog, Admin, Backend, BusyPoll, ClientAuth, Demo, Engine, Health, Identity, KeyPair, Listener,
+    Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Service, Timeouts, TlsIn, TlsOut, Upstream, Warm,
 };
 use super::units::show_duration;
 use crate::types::{PluginIndex, UpstreamIndex};
@@ -123,7 +123,10 @@ fn by_name(tables: &[Table]) -> HashMap<&str, &Table> {
 fn tables(plan: &Plan) -> Vec<Table> {
     let Plan { engine, log, admin, listeners, upstreams, plugins, demo } = plan;
     let mut tables = vec![self::engine(engine), self::log(log), self::admin(admin)];
-    tables.extend(demo.as_ref().map(|Demo { hello }| Table::new("demo").fact("hello", hello)));
+    let demo_table = |Demo { hello, accept_proxy }: &Demo| {
+        Table::new("demo").fact("hello", hello).fact("accept_proxy", accept_proxy)
+    };
+    tables.extend(demo.as_ref().map(demo_table));
     tables.extend(upstreams.iter().map(upstream));
     tables.extend(plugins.iter().map(plugin));
     tables.extend(listeners.iter().map(|listener| self::listener(listener, plan)));
@@ -193,6 +196,9 @@ fn listener(listener: &Listener, plan: &Plan) -> Table {
         max_connections_per_source,
         accept_rate,
         allow_sources,
+        accept_proxy,
+        tls,
+        peeks: _, // follows from routes and tls
         backlog,
         fast_open,
         timeouts,
@@ -201,15 +207,23 @@ fn listener(listener: &Listener, plan: &Plan) -> Table {
     let name_of =
         |upstream: UpstreamIndex| plan.upstreams.get(usize::from(upstream.0)).map_or("?", |upstream| &upstream.name);
     let plugin_of = |plugin: &PluginIndex| plan.plugins.get(usize::from(plugin.0)).map_or("?", |plugin| &plugin.name);
-    let route = |Route { sources, upstream, line: _ }: &Route| match sources {
-        None => format!("route to {}", name_of(*upstream)),
-        Some(sources) => {
-            let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();
-            format!("route from {} to {}", sources.join(" or "), name_of(*upstream))
+    let route = |Route { sources, server_names, alpn, upstream, line: _ }: &Route| {
+        let mut words = "route".to_owned();
+        for (key, values) in [
+            ("from", sources.as_ref().map(|nets| joined(nets, " or "))),
+            ("for", server_names.as_ref().map(|names| joined(names, " or "))),
+            ("speaking", alpn.as_ref().map(|protocols| joined(protocols, " or "))),
+        ] {
+            words.extend(values.map(|values| format!(" {key} {values}")));
         }
+        format!("{words} to {}", name_of(*upstream))
     };
+    let accept_proxy = accept_proxy.as_ref().map(|AcceptProxy { trusted, trusts_unix }| {
+        let unix = if *trusts_unix { ", unix" } else { "" };
+        format!("from {}{unix}", joined(trusted, ", "))
+    });
     let Timeouts { proxy_header, tls_handshake, negotiate, connect, idle, half_closed } = timeouts;
-    Table::new(format!("listener {name}"))
+    let table = Table::new(format!("listener {name}"))
         .items(listen.iter().map(|endpoint| format!("listen {endpoint}")))
         .items(routes.iter().map(route))
         .option("upstream", upstream.map(name_of))
@@ -218,6 +232,7 @@ fn listener(listener: &Listener, plan: &Plan) -> Table {
         .option("max_connections_per_source", *max_connections_per_source)
         .option("accept_rate", *accept_rate)
         .items(allow_sources.iter().map(|net| format!("allow_sources {net}")))
+        .option("accept_proxy", accept_proxy)
         .fact("backlog", backlog)
         .fact("fast_open", fast_open)
         .lasting("timeouts.proxy_header", *proxy_header)
@@ -225,7 +240,39 @@ fn listener(listener: &Listener, plan: &Plan) -> Table {
         .lasting("timeouts.negotiate", *negotiate)
         .lasting("timeouts.connect", *connect)
         .lasting("timeouts.idle", *idle)
-        .lasting("timeouts.half_closed", *half_closed)
+        .lasting("timeouts.half_closed", *half_closed);
+    match tls {
+        Some(tls) => tls_in(table.fact("tls", "on"), tls),
+        None => table.fact("tls", "off"),
+    }
+}
+
+fn tls_in(table: Table, tls: &TlsIn) -> Table {
+    let TlsIn { identity, unknown_sni, alpn, min_version, client_auth, at: _ } = tls;
+    let table = match identity {
+        Identity::Files(pairs) => {
+            table.items(pairs.iter().map(|pair| format!("tls.certificates {}", pair_in_words(pair))))
+        }
+        Identity::SelfSigned(names) => table.fact("tls.self_signed", joined(names, ", ")),
+    };
+    let client_auth = match client_auth {
+        ClientAuth::Off => client_auth.word().to_owned(),
+        ClientAuth::Request(ca) | ClientAuth::Require(ca) => format!("{} {}", client_auth.word(), ca.path.display()),
+    };
+    table
+        .fact("tls.unknown_sni", format!("{unknown_sni:?}").to_lowercase())
+        .fact("tls.alpn", format!("[{}]", joined(alpn, ", ")))
+        .fact("tls.min_version", min_version.word())
+        .fact("tls.client_auth", client_auth)
+}
+
+fn pair_in_words(pair: &KeyPair) -> String {
+    let KeyPair { certificates, key } = pair;
+    format!("{} with {}", certificates.path.display(), key.path.display())
+}
+
+fn joined<T: Display>(items: &[T], separator: &str) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
 }
 
 fn plugin(plugin: &Plugin) -> Table {
@@ -255,6 +302,8 @@ fn upstream(upstream: &Upstream) -> Table {
         health,
         outlier,
         resolve,
+        send_proxy,
+        tls,
         line: _,
     } = upstream;
     let warm =
@@ -280,6 +329,24 @@ fn upstream(upstream: &Upstream) -> Table {
         .option("outlier", outlier)
         .lasting("resolve.ttl_min", *ttl_min)
         .lasting("resolve.ttl_max", *ttl_max)
+        .fact("send_proxy", send_proxy_in_words(*send_proxy))
+        .option("tls", tls.as_ref().map(tls_out_in_words))
+}
+
+fn send_proxy_in_words(send_proxy: SendProxy) -> String {
+    match send_proxy {
+        SendProxy::V2(tlvs) if !tlvs.words().is_empty() => format!("v2 with {}", tlvs.words().join(", ")),
+        SendProxy::Off | SendProxy::V1 | SendProxy::V2(_) => send_proxy.word().to_owned(),
+    }
+}
+
+fn tls_out_in_words(tls: &TlsOut) -> String {
+    let TlsOut { server_name, ca, certificate, alpn, verify, at: _ } = tls;
+    let server_name = server_name.as_deref().unwrap_or("of the backend");
+    let ca = ca.as_ref().map_or_else(|| "of the system".into(), |ca| ca.path.display().to_string());
+    let certificate = certificate.as_ref().map_or_else(|| "none".into(), pair_in_words);
+    let alpn = joined(alpn, ", ");
+    format!("server_name {server_name}, ca {ca}, cert {certificate}, alpn [{alpn}], verify {verify}")
 }
 
 fn health_in_words(health: &Health) -> String {

@@ -154,6 +154,12 @@ impl<'t> Report<'t> {
         self.place(span).0
     }
 
+    /// Where a span begins.
+    pub(super) fn at(&self, span: &Span) -> super::plan::Place {
+        let (line, column) = self.place(span);
+        super::plan::Place { line, column }
+    }
+
     /// The value with the warnings where nothing is wrong, else everything that was found; in the order of the file.
     /// A value may be `None` only if an error says why.
     pub(super) fn finish<T>(mut self, value: Option<T>) -> Result<(T, Vec<Finding>), Errors> {

@@ -109,12 +109,18 @@ tables! {
         max_connections_per_source: Whole,
         accept_rate: Whole,
         allow_sources: List<Text<'a>>,
+        accept_proxy: AcceptProxy<'a>,
         backlog: Whole,
         fast_open: Flag,
         timeouts: ListenerTimeouts,
+        tls: TlsIn<'a>,
         plugins: List<Text<'a>>,
         route: Vec<Route<'a>>,
-        ; later: tls, accept_proxy
+    }
+
+    AcceptProxy<'a> "[listener.accept_proxy]" {
+        mode: Text<'a>,
+        trusted: List<Text<'a>>,
     }
 
     /// The same keys as [`Timeouts`], each of which overrides the file's.
@@ -127,10 +133,30 @@ tables! {
         half_closed: Lasting,
     }
 
+    TlsIn<'a> "[listener.tls]" {
+        certificates: List<Certificate<'a>>,
+        self_signed: List<Text<'a>>,
+        unknown_sni: Text<'a>,
+        alpn: List<Text<'a>>,
+        min_version: Text<'a>,
+        client_auth: ClientAuth<'a>,
+    }
+
+    Certificate<'a> "[[listener.tls.certificates]]" {
+        cert: Text<'a>,
+        key: Text<'a>,
+    }
+
+    ClientAuth<'a> "[listener.tls.client_auth]" {
+        mode: Text<'a>,
+        ca: Text<'a>,
+    }
+
     Route<'a> "[[listener.route]]" {
+        sni: List<Text<'a>>,
+        alpn: List<Text<'a>>,
         source: List<Text<'a>>,
         upstream: Text<'a>,
-        ; later: sni, alpn
     }
 
     Upstream<'a> "[[upstream]]" {
@@ -146,7 +172,9 @@ tables! {
         health: Health<'a>,
         outlier: Outlier,
         resolve: Resolve,
-        ; later: send_proxy, proxy_tlvs, tls
+        send_proxy: Text<'a>,
+        proxy_tlvs: List<Text<'a>>,
+        tls: TlsOut<'a>,
     }
 
     BackendTable<'a> "[[upstream.backends]]" {
@@ -184,6 +212,15 @@ tables! {
         ttl_max: Lasting,
     }
 
+    TlsOut<'a> "[upstream.tls]" {
+        server_name: Text<'a>,
+        ca: Text<'a>,
+        cert: Text<'a>,
+        key: Text<'a>,
+        alpn: List<Text<'a>>,
+        verify: Flag,
+    }
+
     Plugin<'a> "[[plugin]]" {
         name: Text<'a>,
         path: Text<'a>,
@@ -194,7 +231,7 @@ tables! {
 
     Demo<'a> "[demo]" {
         hello: Text<'a>,
-        ; later: accept_proxy
+        accept_proxy: Flag,
     }
 }
 

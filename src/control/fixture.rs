@@ -11,7 +11,7 @@ use super::handle::{Bound, Control, Request, ShardView, View};
 use super::states::States;
 use crate::config::plan::{
     AccessLog, Address, Admin, Backend, Balance, BusyPoll, Engine, Level, Listener, Log, LogFormat, OnDown, Plan,
-    Resolve, Service, Timeouts, Upstream,
+    Resolve, SendProxy, Service, Timeouts, Upstream,
 };
 use crate::shard::command::{BindId, Inbox, Mailbox, Snapshot};
 use crate::stats::counters::ShardStats;
@@ -63,6 +63,9 @@ impl Plan {
             max_connections_per_source: None,
             accept_rate: None,
             allow_sources: Vec::new(),
+            accept_proxy: None,
+            tls: None,
+            peeks: false,
             backlog: 128,
             fast_open: false,
             timeouts: Timeouts {
@@ -94,6 +97,8 @@ impl Plan {
             health: None,
             outlier: None,
             resolve: Resolve { ttl_min: Duration::from_secs(1), ttl_max: Duration::from_secs(60) },
+            send_proxy: SendProxy::Off,
+            tls: None,
             line: 1,
         });
         self
@@ -140,6 +145,8 @@ pub(super) fn snapshot(plan: Plan) -> Arc<Snapshot> {
         generation: Generation(1),
         listeners: plan.listeners.iter().map(|listener| states.listener(listener, &plan.engine)).collect(),
         upstreams: plan.upstreams.iter().map(|upstream| states.upstream(upstream)).collect(),
+        tls: plan.listeners.iter().map(|_| None).collect(),
+        upstream_tls: plan.upstreams.iter().map(|_| None).collect(),
         connections: states.connections(plan.engine.max_connections),
         plugins: Vec::new(),
         watches: Arc::new([]),

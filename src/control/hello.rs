@@ -16,15 +16,24 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncReadExt, join};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio_io_timeout::TimeoutStream;
+use tokio::time::timeout;
+use tokio_io_timeout::{TimeoutReader, TimeoutWriter};
+
+use crate::codec::Progress;
+use crate::codec::proxy_header::{self, to_canonical};
 
 /// Connections at once; more wait in the accept queue.
 const CONNECTIONS: usize = 8192;
 /// How long a peer may take over its headers, stay idle between requests, or not take an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the whole PROXY header may take: what `timeouts.proxy_header` is by default.
+const PROXY_HEADER_PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes that are read at once while the PROXY header is not complete; the codec bounds how many come together.
+const PROXY_HEADER_READ: usize = 1024;
 /// Pause after an accept that failed for want of descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -37,8 +46,9 @@ pub fn announce(listener: &TcpListener) -> io::Result<()> {
     Ok(())
 }
 
-/// Serves for ever; dropping the future ends all connections.
-pub async fn serve(listener: TcpListener) {
+/// Serves for ever; dropping the future ends all connections. With `accept_proxy` every connection must begin with a
+/// PROXY header, which says who the client is; one that does not is dropped without an answer.
+pub async fn serve(listener: TcpListener, accept_proxy: bool) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -47,7 +57,7 @@ pub async fn serve(listener: TcpListener) {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 connections.spawn(async move {
-                    answer(stream, peer).await;
+                    greet(stream, to_canonical(peer), accept_proxy).await;
                     drop(slot);
                 });
             }
@@ -60,12 +70,54 @@ pub async fn serve(listener: TcpListener) {
 }
 
 /// One connection. The peer is the proxy; without a PROXY header it is also the only client that is known.
-async fn answer(stream: TcpStream, peer: SocketAddr) {
-    let (client, proxy) = (peer, peer);
+async fn greet(mut stream: TcpStream, peer: SocketAddr, accept_proxy: bool) {
     let _ = stream.set_nodelay(true);
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_read_timeout(Some(PATIENCE));
-    stream.set_write_timeout(Some(PATIENCE));
+    let begin = match accept_proxy {
+        true => timeout(PROXY_HEADER_PATIENCE, introduction(&mut stream)).await,
+        false => Ok(Ok(Introduction::default())),
+    };
+    match begin {
+        Ok(Ok(begin)) => answer(stream, begin.client.unwrap_or(peer), peer, begin.rest).await,
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "dropped: no PROXY header"),
+        Err(_) => tracing::debug!(%peer, "dropped: no PROXY header in {PROXY_HEADER_PATIENCE:?}"),
+    }
+}
+
+/// What a connection began with.
+#[derive(Debug, Default)]
+struct Introduction {
+    /// Whom the header speaks for; `None` when it speaks for its sender, as that of a health check.
+    client: Option<SocketAddr>,
+    /// What came behind the header.
+    rest: Vec<u8>,
+}
+
+async fn introduction(stream: &mut TcpStream) -> anyhow::Result<Introduction> {
+    let mut bytes = Vec::new();
+    loop {
+        bytes.reserve(PROXY_HEADER_READ);
+        if stream.read_buf(&mut bytes).await? == 0 {
+            anyhow::bail!("the connection ended after {} bytes of it", bytes.len());
+        }
+        match proxy_header::parse(&bytes) {
+            Progress::NeedMore => {}
+            Progress::Bad(error) => return Err(error.into()),
+            Progress::Done(header, used) => {
+                let client = header.endpoints().map(|(source, _)| source);
+                bytes.drain(..used);
+                return Ok(Introduction { client, rest: bytes });
+            }
+        }
+    }
+}
+
+/// Answers all requests of a connection, of which `begin` has been read already.
+async fn answer(stream: TcpStream, client: SocketAddr, proxy: SocketAddr, begin: Vec<u8>) {
+    let (reader, writer) = stream.into_split();
+    let (mut reader, mut writer) = (TimeoutReader::new(reader), TimeoutWriter::new(writer));
+    reader.set_timeout(Some(PATIENCE));
+    writer.set_timeout(Some(PATIENCE));
+    let stream = Box::pin(join(io::Cursor::new(begin).chain(reader), writer));
 
     let text = Bytes::from(format!("hello client {client}, you were served by tls terminator proxy {proxy}\r\n"));
     let service = service_fn(move |_: Request<Incoming>| {
@@ -78,7 +130,7 @@ async fn answer(stream: TcpStream, peer: SocketAddr) {
     http.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     http.http2().timer(TokioTimer::new()).max_concurrent_streams(128);
     // How a peer ends its connection to a demo is nobody's business.
-    let _ = http.serve_connection(TokioIo::new(Box::pin(stream)), service).await;
+    let _ = http.serve_connection(TokioIo::new(stream), service).await;
 }
 
 #[cfg(test)]
@@ -99,7 +151,7 @@ mod tests {
                 Command::new("curl").args(["-sS", "--max-time", "20", "--noproxy", "*"]).args(arguments).output()
             });
             let output = tokio::select! {
-                _ = serve(listener) => unreachable!("serves for ever"),
+                () = serve(listener, false) => unreachable!("serves for ever"),
                 output = client => output.unwrap(),
             };
             match output {

@@ -10,6 +10,7 @@ use super::privilege::{self, Dropped, Identity};
 use super::recorder::Sink;
 use super::socket::{self, SocketFile};
 use super::startup::{self, Ground};
+use super::tls;
 use crate::config::plan::{AccessLog, Plan};
 
 /// How long the last owner of an address may take to go.
@@ -55,6 +56,8 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Vec<
     }
     let shards = u16::try_from(ground.cpus.len()).unwrap_or(u16::MAX);
     let prepared = prepare_first(&plan, config, shards).map_err(|problems| render(&problems, config))?;
+    render(prepared.warnings(), config).iter().for_each(|warning| tracing::warn!("{warning}"));
+    owned.extend(tls::self_signed::paths(&plan));
     if let Some(identity) = identity {
         for path in &owned {
             identity.own(path).map_err(one)?;
@@ -73,7 +76,7 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Vec<
                 tracing::info!(user = identity.name(), "dropped root; a reload can bind no low ports")
             }
         }
-        warn_unreadable(config);
+        warn_unreadable(config.into_iter().chain(tls::files(&plan).map(|file| &*file.path)));
     }
     Ok(Launched { ground, prepared, control_socket, socket_file, demo, access_log })
 }
@@ -105,16 +108,18 @@ fn identity(plan: &Plan) -> Result<Option<Identity>, String> {
     Ok(None)
 }
 
-fn warn_unreadable(config: Option<&Path>) {
-    if let Some((path, Err(error))) = config.map(|path| (path, std::fs::File::open(path))) {
-        tracing::warn!(path = %path.display(), %error, "the configuration cannot be read any more: reloads will fail");
+fn warn_unreadable<'p>(files: impl Iterator<Item = &'p Path>) {
+    for path in files {
+        if let Err(error) = std::fs::File::open(path) {
+            tracing::warn!(path = %path.display(), %error, "this file cannot be read any more: reloads will fail");
+        }
     }
 }
 
 /// Problems as `arus check` prints errors.
 pub(super) fn render(problems: &[Problem], config: Option<&Path>) -> Vec<String> {
     let file = config.map_or_else(|| "built-in example".into(), |path| path.display().to_string());
-    problems.iter().map(|problem| format!("{file}:{}:1: {}", problem.line, problem.message)).collect()
+    problems.iter().map(|problem| format!("{file}:{}:{}: {}", problem.line, problem.column, problem.message)).collect()
 }
 
 #[cfg(test)]

@@ -27,4 +27,5 @@ mod stats;
 mod stop;
 pub mod supervisor;
 mod systemd;
+pub mod tls;
 mod watch;

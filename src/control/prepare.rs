@@ -16,6 +16,8 @@ use super::bound::{Held, Want, match_up};
 use super::handle::{Bound, View};
 use super::plugins;
 use super::states::States;
+use super::tls::{self, Store};
+use super::watch::Content;
 use crate::config::plan::{Listener, Plan, Upstream};
 use crate::policy::budget::Budget;
 use crate::policy::rate::Rate;
@@ -28,6 +30,8 @@ use crate::upstream::state::BackendId;
 pub(super) struct InForce {
     snapshot: Option<Arc<Snapshot>>,
     held: Vec<Held>,
+    /// What TLS was loaded from, as it was before.
+    tls_files: Vec<Content>,
     next_bind: u32,
     next_backend: u32,
     /// The file that plans come from: whoever may change it may change plugins.
@@ -46,6 +50,8 @@ pub(super) struct Prepared {
     /// Addresses that were bound and are not wanted any more.
     retired: Vec<Held>,
     new_paths: NewPaths,
+    tls_files: Vec<Content>,
+    warnings: Vec<Problem>,
     next_bind: u32,
     next_backend: u32,
     /// The plugins of each shard.
@@ -56,8 +62,9 @@ pub(super) struct Prepared {
 /// Something that a plan needs and that could not be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
-    /// Line of the listener in the configuration, from 1.
+    /// Where in the configuration what is wanted stands, from 1.
     pub line: u32,
+    pub column: u32,
     pub message: String,
     /// Somebody else listens there, who may be about to go.
     pub is_in_use: bool,
@@ -94,6 +101,11 @@ impl InForce {
         self.snapshot.as_ref()
     }
 
+    /// The files of its certificates, keys and authorities, as they were before they were loaded.
+    pub(super) fn tls_files(&self) -> &[Content] {
+        &self.tls_files
+    }
+
     /// What the rest of control sees of it.
     pub(super) fn view(&self, snapshot: &Arc<Snapshot>, draining: bool) -> View {
         let bound = |held: &Held| Bound { id: held.id, listener: held.index, address: held.bound.clone() };
@@ -111,7 +123,7 @@ impl InForce {
 /// Acquires what `plan` needs beyond what is `now` in force.
 ///
 /// # Errors
-/// Every address that cannot be bound; nothing has changed then.
+/// Every address that cannot be bound and every file that cannot be used; nothing has changed then.
 pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared, Vec<Problem>> {
     let wants: Vec<Want<'_>> = plan.listeners.iter().flat_map(Want::of).collect();
     let (matches, retired) = match_up(&wants, &now.held);
@@ -122,6 +134,11 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
     if !problems.is_empty() {
         return Err(problems);
     }
+    let tls = tls::acquire(&plan, now.snapshot.as_deref(), Store::Kept(&plan.engine.state_dir));
+    let tls = tls.unwrap_or_else(|mut wrong| {
+        problems.append(&mut wrong);
+        tls::Acquired::default()
+    });
     let mut new_paths = NewPaths::default();
     let mut binds: Vec<Vec<Bind>> = (0..shards).map(|_| Vec::with_capacity(wants.len())).collect();
     let mut held = Vec::with_capacity(wants.len());
@@ -172,6 +189,8 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
         generation,
         listeners: plan.listeners.iter().map(|listener| states.listener(listener, &plan.engine)).collect(),
         upstreams: plan.upstreams.iter().map(|upstream| states.upstream(upstream)).collect(),
+        tls: tls.listeners,
+        upstream_tls: tls.upstreams,
         connections: states.connections(plan.engine.max_connections),
         plugins: plugins.processes,
         watches: plugins.watches,
@@ -185,6 +204,8 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
         new,
         retired,
         new_paths,
+        tls_files: tls.files,
+        warnings: tls.warnings,
         next_bind,
         next_backend,
         plugins: plugins.handed,
@@ -195,6 +216,11 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
 impl Prepared {
     pub(super) fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
+    }
+
+    /// What works today, and may not for long.
+    pub(super) fn warnings(&self) -> &[Problem] {
+        &self.warnings
     }
 
     /// Puts limits into force, removes the socket files of retired addresses, and gives the handovers that the shards
@@ -221,6 +247,7 @@ impl Prepared {
         let in_force = InForce {
             snapshot: Some(self.snapshot),
             held: self.held,
+            tls_files: self.tls_files,
             next_bind: self.next_bind,
             next_backend: self.next_backend,
             config: self.config,

@@ -13,6 +13,7 @@ use super::plugins;
 use super::prepare::{Prepared, prepare};
 use super::supervisor::{Loaded, Supervisor};
 use super::systemd;
+use super::tls::Changed;
 use crate::config::diff;
 use crate::config::plan::Plan;
 use crate::shard::command::BindId;
@@ -27,7 +28,7 @@ const APPLY_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Because {
-    /// A signal or a request: files that the configuration names may have changed, too.
+    /// A signal, a request, or a file that the configuration names: these are loaded again, too.
     Asked,
     /// The content of the configuration file.
     FileChanged,
@@ -49,9 +50,13 @@ impl Supervisor {
         }
     }
 
-    /// Reloads because the file has new content.
-    pub(super) async fn reload_changed(&mut self) {
-        let _ = self.reload_because(Because::FileChanged).await;
+    /// Reloads because a file has new content.
+    pub(super) async fn reload_changed(&mut self, changed: Changed) {
+        let because = match changed {
+            Changed::Configuration => Because::FileChanged,
+            Changed::Files => Because::Asked,
+        };
+        let _ = self.reload_because(because).await;
     }
 
     async fn reload_because(&mut self, because: Because) -> Result<Generation, ReloadRefused> {
@@ -83,14 +88,15 @@ impl Supervisor {
             return Ok(before.snapshot.generation);
         }
         let (in_force, shards) = (self.in_force.clone(), self.shards.len() as u16);
-        let config = self.source.path.clone();
+        let (config, file) = (self.source.path.clone(), self.source.path.clone());
         let prepared = off_thread(move || {
             prepare(plan, &in_force, shards).map_err(|problems| render(&problems, config.as_deref()))
         });
         let prepared = prepared.await?;
+        let warnings = warnings.into_iter().chain(render(prepared.warnings(), file.as_deref()));
         self.resolver.follow(prepared.snapshot());
         self.resolver.settle(NEW_NAMES).await;
-        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        warnings.for_each(|warning| tracing::warn!("{warning}"));
         Ok(self.commit(prepared, &before.snapshot.plan, begun).await)
     }
 
@@ -109,6 +115,7 @@ impl Supervisor {
         say_moved(&view_before, &self.control.view());
         plugins::announce(&view_before.snapshot.plugins, &snapshot.plugins);
         self.checks.follow(&snapshot);
+        self.care.follow(&snapshot, self.in_force.tls_files());
         self.recorder.reopen(&snapshot.plan.log);
         (self.relog)(&snapshot.plan.log);
         let changes = (self.diff)(before, &snapshot.plan).join("; ");

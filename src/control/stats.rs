@@ -160,7 +160,7 @@ mod tests {
         let totals = control.totals();
         assert_eq!((totals.traffic.connections, totals.shards[1].traffic.connections), (3, 3));
         assert!(totals.traffic.bytes_down_per_second > 0.0 && !totals.traffic.is_quiet());
-        assert_eq!(totals.latency[0].count, 1);
+        assert_eq!(totals.latency[Measure::Connect as usize].count, 1);
         assert_eq!(totals.listeners[0].addresses, ["127.0.0.1:0"]);
 
         pulse.take();

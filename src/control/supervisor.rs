@@ -30,6 +30,7 @@ use super::socket::SocketFile;
 use super::startup::Ground;
 use super::stats::StatsThread;
 use super::systemd;
+use super::tls::{Care, Changed};
 use super::watch::{Content, Watch};
 use crate::config;
 use crate::config::plan::{Engine, Log, Plan};
@@ -89,8 +90,8 @@ pub struct Hooks {
     pub spawn: Box<dyn Fn(shard::Parts) -> io::Result<JoinHandle<()>>>,
     /// Serves the control socket.
     pub serve: Box<dyn FnOnce(Control, tokio::net::UnixListener) -> Task>,
-    /// Runs the demo backend.
-    pub hello: Box<dyn FnOnce(tokio::net::TcpListener) -> Task>,
+    /// Runs the demo backend; the flag says whether a PROXY header is mandatory there.
+    pub hello: Box<dyn FnOnce(tokio::net::TcpListener, bool) -> Task>,
     /// For the log line of a reload.
     pub diff: Diff,
     /// Puts the level and format of the program's own log into force.
@@ -103,7 +104,7 @@ impl Default for Hooks {
         Self {
             spawn: Box::new(shard::spawn),
             serve: Box::new(|_, _| Box::pin(async {})),
-            hello: Box::new(|_| Box::pin(async {})),
+            hello: Box::new(|_, _| Box::pin(async {})),
             diff: Box::new(config::diff::diff),
             relog: Box::new(|_| {}),
         }
@@ -158,6 +159,7 @@ pub(super) struct Supervisor {
     threads: Vec<JoinHandle<()>>,
     pub(super) resolver: Resolver,
     pub(super) checks: Checks,
+    pub(super) care: Care,
     pub(super) recorder: Recorder,
     _stats: StatsThread,
     _hangs: HangWatch,
@@ -165,7 +167,7 @@ pub(super) struct Supervisor {
     pub(super) signals: Signals,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) events: mpsc::UnboundedReceiver<Event>,
-    changes: mpsc::Receiver<()>,
+    changes: mpsc::Receiver<Changed>,
     /// A drain was asked for while something else was done.
     pub(super) must_stop: bool,
     /// When the first signal to stop came.
@@ -206,9 +208,14 @@ impl Supervisor {
         if let Some(demo) = demo {
             let listener = tokio::net::TcpListener::from_std(demo).map_err(one("demo backend"))?;
             hello::announce(&listener).map_err(one("demo backend"))?;
-            tokio::spawn((hooks.hello)(listener));
+            let accept_proxy = plan.demo.as_ref().is_some_and(|demo| demo.accept_proxy);
+            tokio::spawn((hooks.hello)(listener, accept_proxy));
         }
-        let changes = watch(source.content.take());
+        // Changes that come while one is being dealt with count as one.
+        let (changed, changes) = mpsc::channel(1);
+        watch(source.content.take(), changed.clone());
+        let mut care = Care::new(control.clone(), changed);
+        care.follow(&snapshot, in_force.tls_files());
         let supervisor = Self {
             source,
             diff: hooks.diff,
@@ -219,6 +226,7 @@ impl Supervisor {
             threads,
             resolver,
             checks,
+            care,
             recorder,
             _stats: stats,
             _hangs: hangs,
@@ -267,7 +275,7 @@ impl Supervisor {
                     Request::Reload(answer) => self.reload(Some(answer)).await,
                     Request::Drain => self.must_stop = true,
                 },
-                Some(()) = self.changes.recv() => self.reload_changed().await,
+                Some(changed) = self.changes.recv() => self.reload_changed(changed).await,
                 Some(event) = self.events.recv() => self.take_event(event)?,
                 _ = roll_call.tick() => self.call_roll()?,
                 _ = watchdog_due.tick(), if watchdog.is_some() => ping(&self.shards, pace),
@@ -396,21 +404,18 @@ fn forward(events: Receiver<Event>) -> io::Result<mpsc::UnboundedReceiver<Event>
     Ok(receiver)
 }
 
-/// Watches the configuration. Changes that come while one is being dealt with count as one.
-fn watch(content: Option<Content>) -> mpsc::Receiver<()> {
-    let (sender, changes) = mpsc::channel(1);
-    if let Some(content) = content {
-        tokio::spawn(async move {
-            let mut watch = Watch::new(content);
-            loop {
-                watch.changed().await;
-                if sender.send(()).await.is_err() {
-                    return;
-                }
+/// Watches the configuration.
+fn watch(content: Option<Content>, changes: mpsc::Sender<Changed>) {
+    let Some(content) = content else { return };
+    tokio::spawn(async move {
+        let mut watch = Watch::new(vec![content]);
+        loop {
+            watch.changed().await;
+            if changes.send(Changed::Configuration).await.is_err() {
+                return;
             }
-        });
-    }
-    changes
+        }
+    });
 }
 
 #[cfg(test)]

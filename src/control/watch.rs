@@ -1,4 +1,4 @@
-//! Notices that the configuration file has new content, whatever way it got there.
+//! Notices that files have new content, whatever way it got there: the configuration, certificates.
 //!
 //! Editors write in place, rename a new file over the old, or delete and create; Kubernetes swaps a symlink two
 //! directories up. So it is directories that are watched: those of the file, and of every link on the way to it, found
@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
 use std::hash::Hasher;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,8 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{INotifyWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
+
+use crate::limits;
 
 /// An event is followed up when nothing more has come for so long...
 const DEBOUNCE: Duration = Duration::from_millis(75);
@@ -41,9 +44,9 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    /// `None`: there is no such file now.
+    /// `None`: there is no such file now, or it is a pipe or the like, which reading would wait for or use up.
     pub(super) fn of(path: &Path) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
+        let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
         Some(Self {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -75,7 +78,12 @@ impl Content {
         if stamp.is_none() || stamp == self.stamp {
             return false;
         }
-        let Ok(text) = fs::read(&self.path) else { return false };
+        let mut text = Vec::new();
+        // Nothing that is larger is ever loaded; whether it has changed makes no difference.
+        let read = fs::File::open(&self.path).and_then(|file| file.take(limits::CONFIG_BYTES).read_to_end(&mut text));
+        if read.is_err() {
+            return false;
+        }
         let mut hasher = DefaultHasher::new();
         hasher.write(&text);
         let hash = Some(hasher.finish());
@@ -85,9 +93,9 @@ impl Content {
     }
 }
 
-/// Waits for changes of one file.
+/// Waits for changes of some files.
 pub(super) struct Watch {
-    content: Content,
+    contents: Vec<Content>,
     watcher: Option<INotifyWatcher>,
     /// The directories that are watched, each with its identity: one that was replaced must be watched anew.
     directories: HashMap<PathBuf, (u64, u64)>,
@@ -103,8 +111,8 @@ struct Shared {
 }
 
 impl Watch {
-    /// `content` is as it was before the configuration in force was loaded, so that no change falls between.
-    pub(super) fn new(content: Content) -> Self {
+    /// `contents` are as they were before the files were loaded, so that no change falls between.
+    pub(super) fn new(contents: Vec<Content>) -> Self {
         let shared = Arc::new(Shared::default());
         let listener = Arc::clone(&shared);
         let listen = move |event: notify::Result<notify::Event>| {
@@ -116,21 +124,23 @@ impl Watch {
         let watcher = watcher
             .inspect_err(|error| {
                 let every = POLL_ALONE.as_secs();
-                tracing::warn!(%error, "the configuration cannot be watched; looking at it every {every} s instead");
+                tracing::warn!(%error, "files cannot be watched; looking at them every {every} s instead");
             })
             .ok();
-        let mut watch = Self { content, watcher, directories: HashMap::new(), shared };
+        let mut watch = Self { contents, watcher, directories: HashMap::new(), shared };
         watch.follow();
         watch
     }
 
-    /// Returns when the file has new content. Not to be dropped half-way: it would forget that it was waiting for a
+    /// Returns when files have new content, and which. Not to be dropped half-way: it would forget that it was waiting for a
     /// write to end.
-    pub(super) async fn changed(&mut self) {
+    pub(super) async fn changed(&mut self) -> Vec<PathBuf> {
         loop {
             self.follow();
-            if self.content.has_changed() {
-                return;
+            let changed = self.contents.iter_mut().filter_map(|file| file.has_changed().then(|| file.path.clone()));
+            let changed: Vec<PathBuf> = changed.collect();
+            if !changed.is_empty() {
+                return changed;
             }
             let poll = if self.watcher.is_some() { POLL } else { POLL_ALONE };
             if tokio::time::timeout(poll, self.shared.woken.notified()).await.is_ok() {
@@ -144,10 +154,15 @@ impl Watch {
         let _ = tokio::time::timeout(DEBOUNCE_MAX, quiet).await;
     }
 
-    /// Watches the directories on the way to the file as the way is now.
+    /// Watches the directories on the way to the files as the ways are now.
     fn follow(&mut self) {
         let Some(watcher) = &mut self.watcher else { return };
-        let way = Way::to(&self.content.path);
+        let mut way = Way::default();
+        for file in &self.contents {
+            let Way { directories, names } = Way::to(&file.path);
+            way.directories.extend(directories);
+            way.names.extend(names);
+        }
         let identity = |directory: &PathBuf| fs::metadata(directory).map(|metadata| (metadata.dev(), metadata.ino()));
         self.directories.retain(|directory, watched| {
             let stays = way.directories.contains(directory) && identity(directory).is_ok_and(|now| now == *watched);
@@ -254,7 +269,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("proxy.toml");
         fs::write(&path, "one").unwrap();
-        let mut watch = Watch::new(Content::of(&path));
+        let mut watch = Watch::new(vec![Content::of(&path)]);
         fs::write(&path, "two").unwrap();
         expect_change(&mut watch).await;
 
@@ -274,7 +289,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("proxy.toml");
         fs::write(&path, "one").unwrap();
-        let mut watch = Watch::new(Content::of(&path));
+        let mut watch = Watch::new(vec![Content::of(&path)]);
         fs::write(&path, "one").unwrap();
         fs::write(directory.path().join("other"), "x").unwrap();
         expect_silence(&mut watch).await;
@@ -294,7 +309,7 @@ mod tests {
         };
         swap("..v1", "one");
         symlink("..data/proxy.toml", at("proxy.toml")).unwrap();
-        let mut watch = Watch::new(Content::of(&at("proxy.toml")));
+        let mut watch = Watch::new(vec![Content::of(&at("proxy.toml"))]);
         for (old, new, text) in [("..v1", "..v2", "two"), ("..v2", "..v3", "three")] {
             swap(new, text);
             fs::remove_dir_all(at(old)).unwrap();
@@ -312,7 +327,7 @@ mod tests {
         fs::write(&path, "one").unwrap();
         let content = Content::of(&path);
         fs::write(&path, "two!").unwrap();
-        let mut watch = Watch::new(content);
+        let mut watch = Watch::new(vec![content]);
         expect_change(&mut watch).await;
     }
 

@@ -4,8 +4,9 @@
 use std::io;
 use std::task::{Context, Poll};
 
+use super::aside::Step;
 use super::half::Progress;
-use super::splice::{Step, is_temporary};
+use super::splice::is_temporary;
 use crate::ring::{Completion, OwnBuffer, Socket};
 
 /// Bytes of the memory, which exists only while a piece is on its way.

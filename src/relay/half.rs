@@ -1,12 +1,16 @@
-//! One direction of a relay: a state machine that receives from one socket and sends to the other.
+//! One direction of a relay: a state machine that receives from one socket and sends to the other, through a transform
+//! where there is one.
 
+use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use super::detour::Detour;
-use super::splice::{Splice, Step};
+use super::aside::{Aside, Step};
+use super::transform::{Transform, Turn};
 use crate::limits::{QUEUED_BYTES_PER_DIRECTION, QUEUED_BYTES_UNDER_PRESSURE};
-use crate::ring::{Ask, Chain, Receive, Received, Ring, SEND_BUFFERS, Send, Socket};
+use crate::ring::{Ask, Queue, Receive, Received, Ring, SEND_BUFFERS, Send, Socket, Timer};
+use crate::types::{Blame, Reason};
 
 /// A direction may hold one part in so many of the buffers that lie idle, within its bounds: the fewer and larger the
 /// moves, the fewer times the peers are woken, and those buffers are there anyway.
@@ -25,28 +29,41 @@ const BULK_PIECE: usize = 4;
 /// short answers never pay for a pipe.
 const BULK: u64 = 512;
 
-/// Another way than through the shard's buffers.
-enum Aside {
-    /// While the direction is bulk.
-    Splice(Box<Splice>),
-    /// While the shard has no buffer left.
-    Detour(Detour),
+/// A transform that found no private buffer tries again after so long.
+const NO_BUFFER_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long the last words may take.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// What a direction begins with.
+pub struct Way {
+    /// Goes out before everything else, as it is, and is not payload.
+    pub preface: Queue,
+    pub transform: Option<Box<Transform>>,
 }
 
-impl Aside {
-    fn is_pending(&self) -> bool {
-        match self {
-            Self::Splice(splice) => splice.is_pending(),
-            Self::Detour(detour) => detour.is_pending(),
-        }
-    }
+/// What the transform is at. Without one it is always `Wants`.
+enum Work {
+    /// It has taken what came.
+    Wants,
+    /// There is more to come of what it has, when some of the queue has gone.
+    Full,
+    /// Likewise, when there are private buffers again.
+    NoBuffer(Timer),
+    /// Nothing more comes out of it.
+    Done,
 }
 
 /// One direction.
 pub(super) struct Half {
-    ring: Ring,
     from: Receive,
-    queue: Chain,
+    transform: Option<Box<Transform>>,
+    work: Work,
+    /// What has come and is not through the transform yet.
+    inbox: Queue,
+    queue: Queue,
+    /// Bytes at the front of the queue that are not payload.
+    preface: usize,
     sending: Option<Send>,
     flow: Flow,
     fin_passed: bool,
@@ -65,9 +82,9 @@ pub(super) struct Half {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flow {
     Open,
-    /// `from` has sent FIN; the rest of the queue is on its way.
+    /// `from` has sent FIN; the rest of what came is on its way.
     Ending,
-    /// `from` has failed (RST); the rest of the queue is on its way.
+    /// `from` has failed (RST); the rest of what came is on its way.
     Breaking,
     /// Everything that came was passed on; `from` had sent FIN.
     Ended,
@@ -88,16 +105,50 @@ impl Flow {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Progress {
     pub(super) received: bool,
-    /// Bytes that were handed to the kernel for the other side, less those that it gave back.
+    /// Bytes of payload that were handed to the kernel for the other side, less those that it gave back.
     pub(super) count: i64,
+    /// A plugin wants the connection closed, after what is queued.
+    pub(super) close: bool,
+}
+
+/// How the other direction stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Back {
+    /// It has something to send to `from`: what looks like the end of the stream may be a reset that only it was told of.
+    casts_doubt: bool,
+    /// Everything was passed on, and `from` knows that no more will come.
+    has_finished: bool,
+}
+
+/// Why a direction goes no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub(super) reason: Reason,
+    /// `None`: the side that the flow tells.
+    pub(super) blame: Option<Blame>,
+}
+
+impl From<io::Error> for Trouble {
+    fn from(_: io::Error) -> Self {
+        Self { reason: Reason::Reset, blame: None }
+    }
 }
 
 impl Half {
-    pub(super) fn new(ring: &Ring, from: Receive) -> Self {
+    /// `ahead` was received from `from` before.
+    pub(super) fn new(from: Receive, ahead: Queue, way: Way) -> Self {
+        let Way { preface, transform } = way;
+        let (preface_len, mut queue, mut inbox) = (preface.len(), preface, ahead);
+        if transform.is_none() {
+            queue.append(inbox.take());
+        }
         Self {
-            ring: ring.clone(),
             from,
-            queue: Chain::default(),
+            transform,
+            work: Work::Wants,
+            inbox,
+            queue,
+            preface: preface_len,
             sending: None,
             flow: Flow::Open,
             fin_passed: false,
@@ -115,7 +166,7 @@ impl Half {
 
     /// Whether bytes are queued or in flight.
     pub(super) fn is_pending(&self) -> bool {
-        self.is_sending() || !self.queue.is_empty()
+        self.is_sending() || !self.queue.is_empty() || matches!(self.work, Work::Full | Work::NoBuffer(_))
     }
 
     /// Whether bytes wait for `to` to take them.
@@ -123,10 +174,11 @@ impl Half {
         self.sending.is_some() || self.aside.as_ref().is_some_and(Aside::is_pending)
     }
 
-    /// Whether the end of what `to` sends may be a reset that only this direction was told of: it has something to send.
-    pub(super) fn casts_doubt(&self) -> bool {
+    /// What the other direction has to know of this one.
+    pub(super) fn back(&self) -> Back {
         let sends = self.sending.as_ref().is_some_and(|send| !send.is_sent());
-        sends || !self.queue.is_empty() || self.aside.is_some() || self.flow == Flow::Refused
+        let casts_doubt = sends || !self.queue.is_empty() || self.aside.is_some() || self.flow == Flow::Refused;
+        Back { casts_doubt, has_finished: self.has_finished() }
     }
 
     /// Whether everything that came was passed on, and the other side knows that no more will come.
@@ -139,15 +191,16 @@ impl Half {
         self.flow == Flow::Ended && !std::mem::replace(&mut self.fin_passed, true)
     }
 
-    /// Moves what can be moved now. `doubtful` says that an end of what `from` sends may be a reset. The error of a failed receive or send is given once, with the flow set.
+    /// Moves what can be moved now; `back` tells how the other direction stands. Why a receive or send has failed is given
+    /// once, with the flow set.
     pub(super) fn poll(
         &mut self,
         ring: &Ring,
         from: &Socket,
         to: &Socket,
-        doubtful: bool,
+        back: Back,
         context: &mut Context<'_>,
-    ) -> (Progress, Option<io::Error>) {
+    ) -> (Progress, Option<Trouble>) {
         let mut progress = Progress::default();
         if self.flow.is_over() {
             return (progress, None);
@@ -155,36 +208,37 @@ impl Half {
         if let Err(error) = self.finish_send(to, &mut progress) {
             self.flow = Flow::Refused;
             self.from.pause();
-            ring.release(std::mem::take(&mut self.queue));
-            return (progress, Some(error));
+            ring.release(self.queue.take());
+            ring.release(self.inbox.take());
+            return (progress, Some(error.into()));
         }
         if self.is_aside(ring, from, to) {
-            let failed = self.poll_aside(from, to, context, &mut progress);
-            return (progress, failed);
-        }
-        let failed = self.poll_copy(ring, from, to, doubtful, context, &mut progress);
-        // It has only now turned out that there is no buffer.
-        match failed.is_none() && self.lacks_buffer && self.is_aside(ring, from, to) {
-            true => {
-                let failed = self.poll_aside(from, to, context, &mut progress);
-                (progress, failed)
+            let trouble = self.poll_aside(from, to, context, &mut progress);
+            // What went aside for want of a buffer still has to go through the transform.
+            if trouble.is_some() || self.transform.is_none() || self.aside.is_some() {
+                return (progress, trouble);
             }
-            false => (progress, failed),
         }
+        let trouble = self.poll_copy(ring, from, to, back, context, &mut progress);
+        // It has only now turned out that there is no buffer.
+        if trouble.is_none() && self.lacks_buffer && self.is_aside(ring, from, to) {
+            let trouble = self.poll_aside(from, to, context, &mut progress);
+            return (progress, trouble);
+        }
+        (progress, trouble)
     }
 
     /// Whether the direction goes another way than through the shard's buffers; it begins with that at a moment when
     /// nothing is queued, in flight or asked for.
     fn is_aside(&mut self, ring: &Ring, from: &Socket, to: &Socket) -> bool {
-        if self.aside.is_none() && (self.is_bulk() || self.lacks_buffer) && !self.is_pending() && self.from.is_at_rest()
-        {
+        if self.aside.is_none() && self.rests() && !self.is_pending() && self.from.is_at_rest() {
             if self.is_bulk() && from.can_splice() && to.can_splice() {
-                self.aside = ring.pipe().map(|pipe| Aside::Splice(Box::new(Splice::new(pipe))));
+                self.aside = ring.pipe().map(Aside::splice);
             }
             // Not to be tried again for every piece where there is no pipe.
             self.bulk = 0;
             if std::mem::take(&mut self.lacks_buffer) && self.aside.is_none() {
-                self.aside = Some(Aside::Detour(Detour::new(from)));
+                self.aside = Some(Aside::detour(ring, from, self.transform.is_some()));
             }
         }
         self.aside.is_some()
@@ -196,11 +250,8 @@ impl Half {
         to: &Socket,
         context: &mut Context<'_>,
         progress: &mut Progress,
-    ) -> Option<io::Error> {
-        let step = match self.aside.as_mut()? {
-            Aside::Splice(splice) => splice.poll(from, to, context, progress),
-            Aside::Detour(detour) => detour.poll(from, to, context, progress),
-        };
+    ) -> Option<Trouble> {
+        let step = self.aside.as_mut()?.poll(from, to, &mut self.inbox, context, progress);
         let (flow, error) = match step {
             // Who waits for `to` would not learn that `from` has gone.
             Step::Waits if self.from.has_failed() => {
@@ -213,13 +264,17 @@ impl Half {
             Step::Refused(error) => (Flow::Refused, Some(error)),
         };
         self.aside = None;
-        self.flow = flow;
+        self.flow = match flow {
+            Flow::Ended if self.transform.is_some() => Flow::Ending,
+            Flow::Broken if self.transform.is_some() => Flow::Breaking,
+            flow => flow,
+        };
         if flow == Flow::Open {
             // Copying goes on where this ended.
             self.ask = LEAST_ASK;
             context.waker().wake_by_ref();
         }
-        error
+        error.map(Into::into)
     }
 
     fn poll_copy(
@@ -227,76 +282,231 @@ impl Half {
         ring: &Ring,
         from: &Socket,
         to: &Socket,
-        doubtful: bool,
+        back: Back,
         context: &Context<'_>,
         progress: &mut Progress,
-    ) -> Option<io::Error> {
-        let failed = self.receive(ring, from, doubtful, context, progress).err();
+    ) -> Option<Trouble> {
+        let failed = self.receive(ring, from, back, context, progress).err();
+        let trouble = self.transform(ring, back, context, progress).or(failed.map(Into::into));
         if self.sending.is_none() && !self.queue.is_empty() {
             self.sends = self.sends.saturating_add(1);
             if self.sends == BUSY {
                 to.pin();
             }
-            let send = to.send(&mut self.queue, &self.from);
-            progress.count += send.bytes() as i64;
+            let send = to.send(self.queue.chain_mut(), &self.from);
+            self.count(send.bytes() as i64, progress);
             self.sending = Some(send);
         }
         let idle = self.queue.is_empty();
+        let through = matches!(self.work, Work::Wants | Work::Done);
         match (&mut self.sending, self.flow) {
             // The next thing to happen is that more is received: the end of a send that succeeds need wake nobody.
-            (Some(_), Flow::Open) if idle && self.from.is_armed() => {}
+            (Some(_), Flow::Open) if idle && through && self.from.is_armed() => {}
             (Some(send), _) => send.wake(context),
-            (None, Flow::Ending) => self.flow = Flow::Ended,
-            (None, Flow::Breaking) => self.flow = Flow::Broken,
+            (None, Flow::Ending) if self.transform.is_none() || matches!(self.work, Work::Done) => {
+                self.flow = Flow::Ended;
+            }
+            (None, Flow::Breaking) if through => self.flow = Flow::Broken,
             (None, _) => {}
         }
-        failed
+        trouble
+    }
+
+    /// Lets the transform work on what has come, as far as there is room for what comes of it.
+    fn transform(
+        &mut self,
+        ring: &Ring,
+        back: Back,
+        context: &Context<'_>,
+        progress: &mut Progress,
+    ) -> Option<Trouble> {
+        let transform = self.transform.as_mut()?;
+        if let Work::NoBuffer(pause) = &mut self.work
+            && pause.poll(context).is_pending()
+        {
+            return None;
+        }
+        let held = self.queue.count() + self.sending.as_ref().map_or(0, Send::buffers);
+        let room = limit(ring).saturating_sub(held) * ring.buffer_size();
+        if matches!(self.work, Work::Done) {
+            ring.release(self.inbox.take());
+            return None;
+        }
+        if room == 0 {
+            self.work = Work::Full;
+            return None;
+        }
+        let ended = self.flow == Flow::Ending;
+        let turn = transform.run(ring.pool(), self.inbox.chain_mut(), ended, self.queue.chain_mut(), room);
+        progress.count += transform.take_payload();
+        self.work = match turn {
+            Turn::Wants => Work::Wants,
+            Turn::Full => Work::Full,
+            Turn::NoBuffer => {
+                let mut pause = ring.timer(NO_BUFFER_PAUSE);
+                let _ = pause.poll(context);
+                Work::NoBuffer(pause)
+            }
+            Turn::Again => {
+                context.waker().wake_by_ref();
+                ring.note_activity();
+                Work::Full
+            }
+            Turn::Detached => {
+                // From here on this is a plain direction.
+                self.transform = None;
+                let rest = self.inbox.take();
+                self.queue.append(rest);
+                Work::Wants
+            }
+            Turn::Ended | Turn::Close => {
+                progress.close = turn == Turn::Close;
+                self.stop(Flow::Ending);
+                Work::Done
+            }
+            // A client that has had everything and was told so may go without another word.
+            Turn::Broken(Reason::TlsTruncated, Blame::Client) if back.has_finished => {
+                self.stop(Flow::Ending);
+                Work::Done
+            }
+            Turn::Broken(reason, blame) => {
+                self.stop(Flow::Breaking);
+                self.work = Work::Done;
+                return Some(Trouble { reason, blame: Some(blame) });
+            }
+        };
+        None
+    }
+
+    /// Whether it has something to send though nothing has come.
+    pub(super) fn owes(&self) -> bool {
+        let waits = matches!(self.work, Work::Wants) && !self.flow.is_over();
+        waits && self.transform.as_ref().is_some_and(|transform| transform.owes())
+    }
+
+    /// Before a close that follows no end of the stream: what TLS has to say then. True once it was sent.
+    pub(super) async fn farewell(&mut self, ring: &Ring, to: &Socket, is_clean: bool) -> bool {
+        if self.is_pending() || self.flow.is_over() {
+            return false;
+        }
+        let Some(transform) = &mut self.transform else { return false };
+        // An alert is owed to whoever broke the protocol; after any other failure there is nothing to be said.
+        let has_something_to_say = is_clean || transform.owes();
+        if !has_something_to_say
+            || !transform.counts_payload()
+            || !transform.finish(ring.pool(), self.queue.chain_mut())
+        {
+            return false;
+        }
+        if self.queue.is_empty() {
+            return true;
+        }
+        let mut send = to.send(self.queue.chain_mut(), &self.from);
+        let sent = poll_fn(|context| match send.finish(to, self.queue.chain_mut()) {
+            Some(result) => Poll::Ready(result.is_ok()),
+            None => {
+                send.wake(context);
+                Poll::Pending
+            }
+        });
+        ring.timeout(FAREWELL, sent).await.unwrap_or(false)
+    }
+
+    /// Nothing more is received; what is queued is still sent.
+    fn stop(&mut self, flow: Flow) {
+        self.from.pause();
+        self.flow = flow;
+    }
+
+    /// Ends the direction after what is queued: a plugin wants the connection closed.
+    pub(super) fn finish(&mut self, ring: &Ring) {
+        if self.flow.is_over() {
+            return;
+        }
+        self.aside = None;
+        self.stop(Flow::Ending);
+        ring.release(self.inbox.take());
+        if let Some(transform) = &mut self.transform {
+            let _ = transform.finish(ring.pool(), self.queue.chain_mut());
+        }
+        self.work = Work::Done;
+    }
+
+    /// Receives what still comes and throws it away; ready when no more will come.
+    pub(super) fn discard(&mut self, ring: &Ring, context: &Context<'_>) -> Poll<()> {
+        let piece = ring.buffer_size() as u32;
+        loop {
+            match self.from.poll(context, || Ask { total: 4 * piece, at_once: piece }) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Received::Data(chain)) => ring.release(chain),
+                Poll::Ready(_) => return Poll::Ready(()),
+            }
+        }
     }
 
     fn finish_send(&mut self, to: &Socket, progress: &mut Progress) -> Result<(), io::Error> {
         let Some(send) = &mut self.sending else { return Ok(()) };
         let len = send.bytes();
-        let Some(result) = send.finish(to, &mut self.queue) else { return Ok(()) };
+        let Some(result) = send.finish(to, self.queue.chain_mut()) else { return Ok(()) };
         self.sending = None;
-        progress.count -= (len - *result.as_ref().unwrap_or(&0)) as i64;
+        let unsent = (len - *result.as_ref().unwrap_or(&0)) as i64;
+        self.count(-unsent, progress);
         result.map(drop)
+    }
+
+    /// Counts bytes given to the kernel, or given back by it. What a transform counts itself is not counted here.
+    fn count(&mut self, bytes: i64, progress: &mut Progress) {
+        if self.transform.as_ref().is_some_and(|transform| transform.counts_payload()) {
+            return;
+        }
+        let preface = (self.preface as i64).min(bytes).max(0);
+        self.preface -= preface as usize;
+        progress.count += bytes - preface;
     }
 
     /// Gives up what is in flight; gives the bytes that were counted and not sent, as a negative count.
     pub(super) fn abandon(&mut self, to: &Socket) -> i64 {
         let Some(mut send) = self.sending.take() else { return 0 };
-        let sent = match send.finish(to, &mut self.queue) {
+        let len = send.bytes();
+        let sent = match send.finish(to, self.queue.chain_mut()) {
             Some(Ok(sent)) => sent,
             Some(Err(_)) | None => 0,
         };
-        sent as i64 - send.bytes() as i64
+        let mut progress = Progress::default();
+        self.count(sent as i64 - len as i64, &mut progress);
+        progress.count
     }
 
     fn receive(
         &mut self,
         ring: &Ring,
         from: &Socket,
-        doubtful: bool,
+        back: Back,
         context: &Context<'_>,
         progress: &mut Progress,
     ) -> Result<(), io::Error> {
         while self.flow == Flow::Open {
             let (held, ask) = (self.held(), usize::from(self.ask));
-            // A direction that is to be spliced comes to rest first.
-            let rests = self.is_bulk() || self.lacks_buffer;
+            let rests = self.rests();
             match self.from.poll(context, || if rests { Ask::default() } else { what_to_ask(ring, held, ask) }) {
                 Poll::Pending => break,
                 Poll::Ready(Received::Data(chain)) => {
                     progress.received = true;
                     self.adapt(chain.count());
-                    ring.append(&mut self.queue, chain);
+                    match self.transform {
+                        Some(_) => {
+                            self.inbox.append(chain);
+                            self.inbox.compact();
+                        }
+                        None => self.queue.append(chain),
+                    }
                     // Where the kernel cannot cap a receive, or many small messages came, this is what stops it.
                     if self.held() >= limit(ring) || self.is_bulk() {
                         self.from.pause();
                     }
                 }
                 Poll::Ready(Received::NoBuffer) => self.lacks_buffer = true,
-                Poll::Ready(Received::End) if doubtful && from.was_reset() => {
+                Poll::Ready(Received::End) if back.casts_doubt && from.was_reset() => {
                     self.flow = Flow::Breaking;
                     return Err(io::Error::from_raw_os_error(libc::ECONNRESET));
                 }
@@ -310,8 +520,13 @@ impl Half {
         Ok(())
     }
 
+    /// A direction that is to go aside comes to rest first.
+    fn rests(&self) -> bool {
+        self.is_bulk() || self.lacks_buffer
+    }
+
     fn is_bulk(&self) -> bool {
-        self.bulk >= BULK
+        self.bulk >= BULK && self.transform.is_none()
     }
 
     fn adapt(&mut self, received: usize) {
@@ -324,15 +539,12 @@ impl Half {
         }
     }
 
+    /// Buffers with what is on its way. What the transform waits to have more of does not count: it is bounded, and to
+    /// receive no more would be the end.
     fn held(&self) -> usize {
-        self.queue.count() + self.sending.as_ref().map_or(0, Send::buffers)
-    }
-}
-
-/// Whatever ended the relay: what is queued and not on its way goes back to the pool.
-impl Drop for Half {
-    fn drop(&mut self) {
-        self.ring.release(std::mem::take(&mut self.queue));
+        let waits = matches!(self.work, Work::Full | Work::NoBuffer(_));
+        let inbox = if waits { self.inbox.count() } else { 0 };
+        inbox + self.queue.count() + self.sending.as_ref().map_or(0, Send::buffers)
     }
 }
 

@@ -3,25 +3,33 @@
 //! Each direction is a [`half::Half`]. FIN is passed on after everything before it and the other direction goes on; RST
 //! is passed on as RST after what came before it. A side that does not read holds a bounded number of buffers.
 
+mod aside;
 mod detour;
+mod fill;
 mod half;
 mod splice;
 #[cfg(test)]
 mod tests;
+mod transform;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::ring::{First, Ring, Socket, Timer};
+use crate::ring::{Inlet, Queue, Ring, Socket, Timer};
 use crate::types::{Blame, Reason};
-use half::{Flow, Half};
+pub use half::Way;
+use half::{Flow, Half, Progress, Trouble};
+pub use transform::Transform;
 
 /// How long what came before a reset may take to be delivered.
 const RESET_GRACE: Duration = Duration::from_millis(500);
 /// Between two looks at whether it has been.
 const RESET_LOOK: Duration = Duration::from_millis(10);
+
+/// How long a side that was told goodbye may go on sending before it is cut off.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Up is from the client to the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,33 +93,51 @@ impl Cut {
     }
 }
 
-/// Relays until the end. `count` is told of all bytes as they are sent on, and of those that were not after all. The sockets are closed when the future and
-/// the caller's clones are gone; here it is decided whether with FIN or RST.
-pub async fn run(
-    ring: &Ring,
-    client: &Socket,
-    upstream: &Socket,
-    terms: Terms,
-    cut: &Cut,
-    count: impl Fn(Direction, i64),
-) -> Tally {
+/// The two sides, and what is on the way between them.
+pub struct Line {
+    pub client: Inlet,
+    pub upstream: Inlet,
+    pub up: Way,
+    pub down: Way,
+}
+
+impl Line {
+    /// Bytes go through as they are.
+    #[must_use]
+    pub fn plain(ring: &Ring, client: Inlet, upstream: Inlet) -> Self {
+        let way = || Way { preface: Queue::new(ring.pool()), transform: None };
+        Self { client, upstream, up: way(), down: way() }
+    }
+}
+
+/// Relays until the end. `count` is told of all bytes of payload as they are sent on, and of those that were not after
+/// all. The sockets are closed when the future is gone; here it is decided whether with FIN or RST.
+pub async fn run(ring: &Ring, line: Line, terms: Terms, cut: &Cut, count: impl Fn(Direction, i64)) -> Tally {
+    let Line { client: Inlet { socket: client, receive, ahead }, upstream, up, down } = line;
+    let up = Half::new(receive, ahead, up);
+    let Inlet { socket: upstream, receive, ahead } = upstream;
     let mut relay = Relay {
-        up: Half::new(ring, client.receive(First::Try)),
-        down: Half::new(ring, upstream.receive(First::Wait)),
+        up,
+        down: Half::new(receive, ahead, down),
+        client,
+        upstream,
         first_byte: None,
         fault: None,
+        has_answered: false,
+        closing: false,
         deadline: Deadline::new(ring, terms),
     };
-    let (reason, blame) = poll_fn(|context| relay.poll(ring, client, upstream, cut, &count, context)).await;
+    let (reason, blame) = poll_fn(|context| relay.poll(ring, cut, &count, context)).await;
     if cut.why().is_some() {
-        client.reset_on_close();
-        upstream.reset_on_close();
+        relay.client.reset_on_close();
+        relay.upstream.reset_on_close();
+    } else if relay.closing && relay.fault.is_none() {
+        relay.linger(ring).await;
     } else {
-        relay.close(ring, client, upstream).await;
+        relay.close(ring).await;
     }
-    for (direction, unsent) in
-        [(Direction::Up, relay.up.abandon(upstream)), (Direction::Down, relay.down.abandon(client))]
-    {
+    let Relay { up, down, client, upstream, .. } = &mut relay;
+    for (direction, unsent) in [(Direction::Up, up.abandon(upstream)), (Direction::Down, down.abandon(client))] {
         if unsent != 0 {
             count(direction, unsent);
         }
@@ -122,9 +148,15 @@ pub async fn run(
 struct Relay {
     up: Half,
     down: Half,
+    client: Socket,
+    upstream: Socket,
     first_byte: Option<Duration>,
     /// The first failure of a side.
-    fault: Option<(Reason, Blame)>,
+    fault: Option<(Reason, Option<Blame>)>,
+    /// Payload has gone to the client.
+    has_answered: bool,
+    /// A plugin has closed the connection; what is queued is still sent.
+    closing: bool,
     deadline: Deadline,
 }
 
@@ -132,8 +164,6 @@ impl Relay {
     fn poll(
         &mut self,
         ring: &Ring,
-        client: &Socket,
-        upstream: &Socket,
         cut: &Cut,
         count: &impl Fn(Direction, i64),
         context: &mut Context<'_>,
@@ -141,39 +171,72 @@ impl Relay {
         if let Poll::Ready((reason, blame)) = cut.poll(context) {
             return Poll::Ready((reason, Some(blame)));
         }
-        let (up, up_error) = self.up.poll(ring, client, upstream, self.down.casts_doubt(), context);
-        let (down, down_error) = self.down.poll(ring, upstream, client, self.up.casts_doubt(), context);
-        if up.count != 0 {
-            count(Direction::Up, up.count);
+        let Self { up, down, client, upstream, .. } = self;
+        let (went_up, up_trouble) = up.poll(ring, client, upstream, down.back(), context);
+        let (went_down, down_trouble) = down.poll(ring, upstream, client, up.back(), context);
+        for (direction, went) in [(Direction::Up, went_up), (Direction::Down, went_down)] {
+            if went.count != 0 {
+                count(direction, went.count);
+                self.has_answered |= direction == Direction::Down;
+            }
         }
-        if down.count != 0 {
-            count(Direction::Down, down.count);
-        }
-        if down.received && self.first_byte.is_none() {
+        if went_down.received && self.first_byte.is_none() {
             self.first_byte = Some(ring.now());
         }
-        if up_error.is_some() {
-            self.note_fault(self.up.flow(), Blame::Client, Blame::Upstream, upstream);
+        if let Some(trouble) = up_trouble {
+            self.note_trouble(Direction::Up, trouble);
         }
-        if down_error.is_some() {
-            self.note_fault(self.down.flow(), Blame::Upstream, Blame::Client, client);
+        if let Some(trouble) = down_trouble {
+            self.note_trouble(Direction::Down, trouble);
+        }
+        self.note_close(ring, went_up, went_down, context);
+        if self.up.owes() || self.down.owes() {
+            context.waker().wake_by_ref();
+            ring.note_activity();
         }
         if self.is_over() {
             return Poll::Ready(match self.fault {
-                Some((reason, blame)) => (reason, Some(blame)),
+                Some(fault) => fault,
+                None if self.closing => (Reason::PluginClosed, None),
                 None => (Reason::Done, None),
             });
         }
-        self.pass_on_fin(client, upstream);
-        if up.received || down.received {
+        self.pass_on_fin();
+        if went_up.received || went_down.received {
             self.deadline.moved(ring);
         }
-        self.poll_deadline(ring, client, upstream, context)
+        self.poll_deadline(ring, context)
     }
 
-    fn note_fault(&mut self, flow: Flow, from: Blame, to: Blame, receiver: &Socket) {
-        let blame = if flow == Flow::Refused { to } else { from };
-        self.fault.get_or_insert((Reason::Reset, blame));
+    /// Where a plugin closes the connection, both directions end with what is queued.
+    fn note_close(&mut self, ring: &Ring, up: Progress, down: Progress, context: &Context<'_>) {
+        if self.closing || !(up.close || down.close) {
+            return;
+        }
+        self.closing = true;
+        if !up.close {
+            self.up.finish(ring);
+        }
+        if !down.close {
+            self.down.finish(ring);
+        }
+        self.deadline.begin_half_closed();
+        // What was finished here has yet to be looked at.
+        context.waker().wake_by_ref();
+        ring.note_activity();
+    }
+
+    fn note_trouble(&mut self, direction: Direction, trouble: Trouble) {
+        let (flow, from, to, receiver) = match direction {
+            Direction::Up => (self.up.flow(), Blame::Client, Blame::Upstream, &self.upstream),
+            Direction::Down => (self.down.flow(), Blame::Upstream, Blame::Client, &self.client),
+        };
+        let blame = trouble.blame.unwrap_or(if flow == Flow::Refused { to } else { from });
+        // Many clients that have had their answer go without close_notify (curl with HTTP/2 does). That is taken for what
+        // it looks like, and nobody is to blame; still the upstream gets no FIN that nobody has vouched for.
+        let is_client = blame == Blame::Client;
+        let is_habit = trouble.reason == Reason::TlsTruncated && is_client && self.has_answered;
+        self.fault.get_or_insert((trouble.reason, (!is_habit).then_some(blame)));
         // Who takes no more because it has gone, sends no more either: what came from it goes on its way, but the other
         // side may well not read that before somebody takes what it writes.
         if flow == Flow::Breaking || (flow == Flow::Refused && receiver.was_reset()) {
@@ -187,8 +250,8 @@ impl Relay {
         up == Flow::Broken || down == Flow::Broken || (up.is_over() && down.is_over())
     }
 
-    fn pass_on_fin(&mut self, client: &Socket, upstream: &Socket) {
-        for (half, to) in [(&mut self.up, upstream), (&mut self.down, client)] {
+    fn pass_on_fin(&mut self) {
+        for (half, to) in [(&mut self.up, &self.upstream), (&mut self.down, &self.client)] {
             if half.take_fin() {
                 to.shutdown_write();
                 self.deadline.begin_half_closed();
@@ -196,17 +259,11 @@ impl Relay {
         }
     }
 
-    fn poll_deadline(
-        &mut self,
-        ring: &Ring,
-        client: &Socket,
-        upstream: &Socket,
-        context: &Context<'_>,
-    ) -> Poll<(Reason, Option<Blame>)> {
+    fn poll_deadline(&mut self, ring: &Ring, context: &Context<'_>) -> Poll<(Reason, Option<Blame>)> {
         while self.deadline.timer.poll(context).is_ready() {
             // A send of many buffers to a slow reader completes late; what the reader acknowledged shows that it lives.
             let mut acknowledged = 0;
-            for (half, to) in [(&self.up, upstream), (&self.down, client)] {
+            for (half, to) in [(&self.up, &self.upstream), (&self.down, &self.client)] {
                 if half.is_sending() {
                     acknowledged += to.delivery().acknowledged;
                 }
@@ -214,7 +271,7 @@ impl Relay {
             if self.deadline.has_passed(ring, acknowledged) {
                 let slow = self.slow_side();
                 return Poll::Ready(match (self.fault, self.deadline.phase) {
-                    (Some((reason, blame)), _) => (reason, Some(blame)),
+                    (Some(fault), _) => fault,
                     (None, Phase::HalfClosed) => (Reason::HalfClosedTimeout, Some(slow)),
                     (None, Phase::Open | Phase::Breaking) => (Reason::IdleTimeout, Some(slow)),
                 });
@@ -233,9 +290,12 @@ impl Relay {
     }
 
     /// Decides how each side learns of the end: a clean FIN only where everything was delivered.
-    async fn close(&mut self, ring: &Ring, client: &Socket, upstream: &Socket) {
-        for (half, to) in [(&self.up, upstream), (&self.down, client)] {
+    async fn close(&mut self, ring: &Ring) {
+        for (half, to) in [(&mut self.up, &self.upstream), (&mut self.down, &self.client)] {
+            let was_told = half.farewell(ring, to, self.fault.is_none()).await;
             match half.flow() {
+                // By TLS, which says more than FIN or RST.
+                _ if was_told => {}
                 Flow::Ended if self.fault.is_none() || half.has_finished() => {}
                 // A reset is reported to one operation only. Where that was the send of the other direction, the receive
                 // saw an end like that of a FIN, and is no proof of one.
@@ -252,6 +312,18 @@ impl Relay {
                 Flow::Open | Flow::Ending | Flow::Breaking | Flow::Refused => to.reset_on_close(),
             }
         }
+    }
+}
+
+impl Relay {
+    /// Ends a connection that a plugin has closed: everything was given to the kernel, both sides have a FIN. To close
+    /// with bytes unread would be a reset, which takes what was sent from those who have not read it yet.
+    async fn linger(&mut self, ring: &Ring) {
+        let all_ended = poll_fn(|context| {
+            let (up, down) = (self.up.discard(ring, context), self.down.discard(ring, context));
+            if up.is_ready() && down.is_ready() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let _ = ring.timeout(LINGER, all_ended).await;
     }
 }
 

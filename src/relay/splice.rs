@@ -8,6 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use super::aside::Step;
 use super::half::Progress;
 use crate::ring::{Completion, Pipe, Socket};
 
@@ -21,20 +22,6 @@ pub(super) struct Splice {
     pipe: Pipe,
     waiting: Option<Completion>,
     small_moves: u8,
-}
-
-/// What [`Splice::poll`] has come to.
-pub(super) enum Step {
-    /// It waits for a socket.
-    Waits,
-    /// There is nothing on the way, and the ordinary way should be taken again.
-    Small,
-    /// `from` has sent FIN; the pipe is empty.
-    Ended,
-    /// `from` has failed; the pipe is empty.
-    Broken(io::Error),
-    /// `to` takes no more.
-    Refused(io::Error),
 }
 
 impl Splice {

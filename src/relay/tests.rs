@@ -12,17 +12,33 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::*;
+use crate::ring::First;
 use crate::ring::tests::{TINY, on_ring, paths};
+
+mod tls;
+
+/// Relays between two sockets as they are.
+async fn run_plain(
+    ring: &Ring,
+    client: &Socket,
+    upstream: &Socket,
+    cut: &Cut,
+    count: impl Fn(Direction, i64),
+) -> Tally {
+    let client = Inlet::new(client.clone(), First::Try);
+    let upstream = Inlet::new(upstream.clone(), First::Wait);
+    run(ring, Line::plain(ring, client, upstream), TERMS, cut, count).await
+}
 
 const TERMS: Terms = Terms { idle: Duration::from_secs(20), half_closed: Duration::from_secs(20) };
 
 /// A relay's sockets, and the peers behind them.
-struct Line {
+struct Wire {
     near: (TcpStream, TcpStream),
     far: (TcpStream, TcpStream),
 }
 
-impl Line {
+impl Wire {
     fn new() -> Self {
         let (client, near_client) = pair();
         let (upstream, near_upstream) = pair();
@@ -134,7 +150,7 @@ async fn settle(ring: &Ring) {
 fn a_flooder_and_a_hundred_quiet_connections_share_eight_buffers() {
     for features in paths() {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut lines: Vec<Line> = (0..102).map(|_| Line::new()).collect();
+        let mut lines: Vec<Wire> = (0..102).map(|_| Wire::new()).collect();
         let mut near: Vec<_> = Vec::new();
         let mut far: Vec<_> = Vec::new();
         for line in lines.drain(..) {
@@ -160,7 +176,7 @@ fn a_flooder_and_a_hundred_quiet_connections_share_eight_buffers() {
                             let sum = if direction == Direction::Up { &up } else { &down };
                             sum.set(sum.get() + bytes);
                         };
-                        run(&ring, &client, &upstream, TERMS, &Cut::default(), count).await
+                        run_plain(&ring, &client, &upstream, &Cut::default(), count).await
                     })
                 })
                 .collect();
@@ -184,12 +200,12 @@ fn dropped_relays_leave_nothing() {
             let mut random = Random(77);
             let mut peers = Vec::new();
             for round in 0..60u64 {
-                let line = Line::new();
+                let line = Wire::new();
                 peers.push(flood_carelessly(line.far, round));
                 let (client, upstream) = (ring.socket(line.near.0.into()), ring.socket(line.near.1.into()));
                 let limit = Duration::from_millis(random.below(12));
                 let cut = Cut::default();
-                if ring.timeout(limit, run(&ring, &client, &upstream, TERMS, &cut, |_, _| {})).await.is_none() {
+                if ring.timeout(limit, run_plain(&ring, &client, &upstream, &cut, |_, _| {})).await.is_none() {
                     client.reset_on_close();
                 }
             }

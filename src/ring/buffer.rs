@@ -7,6 +7,9 @@ use std::rc::Rc;
 use super::buffers::{PRIVATE_BUFFER, Pool};
 use super::chain::Chain;
 
+/// Pieces that a queue may have beyond those that are full, before they are put together.
+const LOOSE_PIECES: usize = 4;
+
 /// The buffers of a shard. Cheap to clone; all clones are the same pool.
 #[derive(Clone)]
 pub struct Buffers(Rc<RefCell<Pool>>);
@@ -83,17 +86,27 @@ impl Buffers {
         unsafe { std::slice::from_raw_parts(base, len) }
     }
 
-    /// Copies the first `len` bytes of `chain`, or as many as there are, behind `to`.
-    pub fn copy_front(&self, chain: &Chain, mut len: usize, to: &mut Vec<u8>) {
+    /// Copies the first bytes of `chain` to `to`, as many as fit; says how many.
+    pub fn copy_front_into(&self, chain: &Chain, to: &mut [u8]) -> usize {
+        let mut copied = 0;
         for (base, filled) in self.borrow().pieces(chain) {
-            let part = len.min(filled);
+            let part = filled.min(to.len() - copied);
             // SAFETY: the chain owns the buffer, whose first `filled` bytes at `base` are filled, and is borrowed.
-            to.extend_from_slice(unsafe { std::slice::from_raw_parts(base, part) });
-            len -= part;
-            if len == 0 {
-                return;
+            let bytes = unsafe { std::slice::from_raw_parts(base, part) };
+            to[copied..copied + part].copy_from_slice(bytes);
+            copied += part;
+            if copied == to.len() {
+                break;
             }
         }
+        copied
+    }
+
+    /// Copies the first `len` bytes of `chain`, or as many as there are, behind `to`.
+    pub fn copy_front(&self, chain: &Chain, len: usize, to: &mut Vec<u8>) {
+        let start = to.len();
+        to.resize(start + len.min(chain.len()), 0);
+        self.copy_front_into(chain, &mut to[start..]);
     }
 
     fn in_hand(&self, id: u16) -> Buffer {
@@ -101,6 +114,111 @@ impl Buffers {
         let (base, len) = pool.piece(id);
         let spare = pool.spare(id);
         Buffer { buffers: self.clone(), id, base, len, spare }
+    }
+}
+
+/// A chain with its pool: what is left in it goes back when it is dropped.
+pub struct Queue {
+    pool: Buffers,
+    chain: Chain,
+}
+
+impl Queue {
+    #[must_use]
+    pub fn new(pool: &Buffers) -> Self {
+        Self { pool: pool.clone(), chain: Chain::default() }
+    }
+
+    /// Moves `chain`, of the same pool, behind what is there.
+    pub fn append(&mut self, chain: Chain) {
+        self.pool.append(&mut self.chain, chain);
+    }
+
+    /// Appends a copy of `bytes`, in private buffers; false, and nothing is appended, when there are not enough.
+    #[must_use]
+    pub fn extend(&mut self, mut bytes: &[u8]) -> bool {
+        let mut copy = Self::new(&self.pool);
+        while !bytes.is_empty() {
+            let Some(mut buffer) = self.pool.take() else { return false };
+            bytes = &bytes[buffer.extend(bytes)..];
+            self.pool.push(&mut copy.chain, buffer);
+        }
+        self.append(copy.take());
+        true
+    }
+
+    /// The chain, to work on; its buffers stay the pool's.
+    pub fn chain_mut(&mut self) -> &mut Chain {
+        &mut self.chain
+    }
+
+    /// Buffers.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.chain.count()
+    }
+
+    /// Puts what came in many small pieces together, so that it does not hold many buffers.
+    pub fn compact(&mut self) {
+        if self.count() <= LOOSE_PIECES + self.len() / PRIVATE_BUFFER {
+            return;
+        }
+        let mut dense = Self::new(&self.pool);
+        while !self.is_empty() {
+            let Some(mut buffer) = self.pool.take() else { break };
+            let len = self.pool.copy_front_into(&self.chain, buffer.spare());
+            buffer.commit(len);
+            self.advance(len);
+            self.pool.push(&mut dense.chain, buffer);
+        }
+        // Where private buffers ran out, the rest stays as it is.
+        dense.append(self.take());
+        self.append(dense.take());
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn take(&mut self) -> Chain {
+        std::mem::take(&mut self.chain)
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.chain.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.chain.is_empty()
+    }
+
+    /// The bytes of the first buffer.
+    #[must_use]
+    pub fn front(&self) -> &[u8] {
+        self.pool.front(&self.chain)
+    }
+
+    /// Copies the first `len` bytes, or as many as there are, behind `to`.
+    pub fn copy_front(&self, len: usize, to: &mut Vec<u8>) {
+        self.pool.copy_front(&self.chain, len, to);
+    }
+
+    /// Copies the first bytes to `to`, as many as fit; says how many.
+    pub fn copy_front_into(&self, to: &mut [u8]) -> usize {
+        self.pool.copy_front_into(&self.chain, to)
+    }
+
+    /// Drops `len` bytes from the front.
+    pub fn advance(&mut self, len: usize) {
+        self.pool.advance(&mut self.chain, len);
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let rest = self.take();
+        self.pool.release(rest);
     }
 }
 

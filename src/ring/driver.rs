@@ -29,6 +29,8 @@ const SPINS_PER_LOOK: u32 = 64;
 #[derive(Debug, Clone, Copy)]
 pub struct Pacing {
     pub busy_poll: BusyPoll,
+    /// Some task was woken that has to run before the driver sleeps.
+    pub more_to_run: bool,
 }
 
 impl Ring {
@@ -53,7 +55,7 @@ impl Ring {
                 core.pool.borrow_mut().shrink();
             }
 
-            let wait = if more_to_run { Wait::No } else { self.wait() };
+            let wait = if more_to_run || pacing.more_to_run { Wait::No } else { self.wait() };
             if wait == Wait::No {
                 core.enter(Wait::No)?;
             } else if !self.spin(pacing.busy_poll)? {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use socket2::{Domain, SockAddr, SockRef};
 
 use super::accept::Accept;
+use super::buffer::Buffers;
 use super::chain::Chain;
 use super::core::Core;
 use super::descriptor::{Descriptor, File};
@@ -30,6 +31,11 @@ pub struct Socket {
 impl Socket {
     pub(super) fn new(core: &Rc<Core>, fd: OwnedFd, single_shot: bool) -> Self {
         Self { core: Rc::clone(core), descriptor: File::new(core, fd), single_shot }
+    }
+
+    /// The buffers of the socket's ring.
+    pub(super) fn pool(&self) -> Buffers {
+        Buffers::clone(&self.core.pool)
     }
 
     /// For socket options.

@@ -53,7 +53,7 @@ pub(crate) fn on_ring<T: 'static, F: Future<Output = T> + 'static>(
         })
         .detach();
         let stats = ShardStats::default();
-        let pacing = Pacing { busy_poll: BusyPoll::Off };
+        let pacing = Pacing { busy_poll: BusyPoll::Off, more_to_run: false };
         let turn = || if done.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(pacing) };
         ring.drive(&stats, turn).await.unwrap();
         output.take().expect("it did not end in time")

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -17,6 +17,7 @@ use super::generation::Generation;
 use super::session::{Leases, Session, reject};
 use super::{Shard, conn};
 use crate::policy::permit::Permit;
+use crate::policy::source::SourceLease;
 use crate::ring::{Accept, Appetite, Socket};
 use crate::stats::clock_ms;
 use crate::stats::counters::add;
@@ -152,8 +153,12 @@ fn admit(shard: &Rc<Shard>, listening: &Listening, fd: OwnedFd) {
         }
     };
     match policy(&generation, listener, client) {
-        Ok((permit, leases)) => {
+        Ok((judged, leases)) => {
             let session = Session::begin(shard, &generation, listener, client, leases);
+            let permit = judged.map(|(permit, lease)| {
+                session.keep(lease);
+                permit
+            });
             let socket = match client {
                 Client::Unix => shard.ring().unix_socket(fd),
                 Client::Ip(_) => shard.ring().socket(fd),
@@ -164,21 +169,48 @@ fn admit(shard: &Rc<Shard>, listening: &Listening, fd: OwnedFd) {
     }
 }
 
-/// What may refuse a connection as it arrives, cheapest first.
-fn policy(generation: &Generation, listener: ListenerIndex, client: Client) -> Result<(Permit, Leases), Reason> {
+/// What policy says of a source.
+type Judged = (Permit, Option<SourceLease>);
+
+/// What may refuse a connection as it arrives, cheapest first. Where a PROXY header is to tell who the client is, its
+/// source is judged after that ([`judge_source`]), and `None` is given for it.
+fn policy(
+    generation: &Generation,
+    listener: ListenerIndex,
+    client: Client,
+) -> Result<(Option<Judged>, Leases), Reason> {
     let plan = &generation.snapshot.plan.listeners[usize::from(listener.0)];
     let state = &generation.snapshot.listeners[usize::from(listener.0)];
-    let permit = Permit::for_source(&plan.allow_sources, client.ip())?;
+    let has_header = plan.accept_proxy.is_some();
+    if has_header && !plan.trusts(client.ip()) {
+        return Err(Reason::ProxyNotTrusted);
+    }
+    if !has_header && !plan.admits(client.ip()) {
+        return Err(Reason::SourceNotAllowed);
+    }
     if !state.rate.take(clock_ms()) {
         return Err(Reason::AcceptRate);
     }
     let process = generation.snapshot.connections.lease().ok_or(Reason::ProcessMaxConnections)?;
     let of_listener = state.connections.lease().ok_or(Reason::ListenerMaxConnections)?;
-    let source = match (state.per_source.load(Ordering::Relaxed), client.ip()) {
+    let judged = if has_header { None } else { Some(judge_source(generation, listener, client.ip())?) };
+    Ok((judged, Leases { _process: process, _listener: of_listener }))
+}
+
+/// Judges by who the client really is.
+pub(super) fn judge_source(
+    generation: &Generation,
+    listener: ListenerIndex,
+    source: Option<IpAddr>,
+) -> Result<Judged, Reason> {
+    let plan = &generation.snapshot.plan.listeners[usize::from(listener.0)];
+    let state = &generation.snapshot.listeners[usize::from(listener.0)];
+    let permit = Permit::for_source(&plan.allow_sources, source)?;
+    let lease = match (state.per_source.load(Ordering::Relaxed), source) {
         (0, _) | (_, None) => None,
         (limit, Some(ip)) => Some(state.sources.lease(ip, limit).ok_or(Reason::SourceMaxConnections)?),
     };
-    Ok((permit, Leases { _process: process, _listener: of_listener, _source: source }))
+    Ok((permit, lease))
 }
 
 /// An IPv4-mapped client is an IPv4 client.

@@ -17,6 +17,7 @@ use crate::policy::budget::Budget;
 use crate::stats::counters::{ListenerState, ShardStats};
 use crate::stats::latency::Latencies;
 use crate::stats::summary::Summary;
+use crate::tls::terms::{ListenerTls, UpstreamTls};
 use crate::types::{Endpoint, Generation, ListenerIndex, SessionId, ShardId};
 use crate::upstream::state::{BackendId, UpstreamState};
 
@@ -29,6 +30,10 @@ pub struct Snapshot {
     pub listeners: Vec<Arc<ListenerState>>,
     /// In the order of the plan's upstreams.
     pub upstreams: Vec<Arc<UpstreamState>>,
+    /// In the order of the plan's listeners; `Some` where TLS is terminated.
+    pub tls: Vec<Option<Arc<ListenerTls>>>,
+    /// In the order of the plan's upstreams; `Some` where the backends are spoken to with TLS.
+    pub upstream_tls: Vec<Option<Arc<UpstreamTls>>>,
     /// Connections of the whole process.
     pub connections: Arc<Budget>,
     /// In the order of the plan's plugins.

@@ -17,7 +17,6 @@ pub(super) struct Generation {
     /// In the order of the plan's plugins. They end with the last connection of the last generation that has them.
     instances: Vec<Rc<Instance>>,
     /// The plugins of each listener, client side first; in the order of the plan's listeners.
-    #[allow(dead_code)] // for `conn::live`, which opens them
     pub(super) plugins: Vec<Rc<[Rc<Instance>]>>,
 }
 

@@ -5,6 +5,8 @@ mod accept;
 pub mod command;
 mod conn;
 mod generation;
+mod greet;
+mod reach;
 mod session;
 
 use std::cell::{Cell, RefCell};
@@ -28,6 +30,7 @@ use crate::stats;
 use crate::stats::counters::{ShardStats, add};
 use crate::stats::latency::Latencies;
 use crate::stats::summary::Summary;
+use crate::tls::Gate;
 use crate::types::{Blame, Reason, SessionId, ShardId};
 use crate::upstream::dial::{DialError, Targets};
 use crate::upstream::queue::Queues;
@@ -115,6 +118,8 @@ struct Shard {
     summaries: Sender<Summary>,
     queues: Rc<Queues>,
     stocks: Stocks,
+    /// Bounds the handshakes of one turn.
+    gate: Gate,
     listening: RefCell<Vec<Rc<Listening>>>,
     /// Accept tasks that have not ended yet.
     accepting: Cell<usize>,
@@ -146,6 +151,7 @@ impl Shard {
             id,
             queues: Queues::new(ring.clone(), tell),
             stocks: Stocks::new(ring.clone()),
+            gate: Gate::default(),
             ring,
             stats: parts.stats,
             events: parts.events,
@@ -185,12 +191,16 @@ impl Shard {
         &self.stocks
     }
 
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     /// Called by the driver once a turn.
     fn turn(&self) -> ControlFlow<(), Pacing> {
         if self.stopped.get() {
             return ControlFlow::Break(());
         }
-        ControlFlow::Continue(Pacing { busy_poll: self.busy_poll.get() })
+        ControlFlow::Continue(Pacing { busy_poll: self.busy_poll.get(), more_to_run: self.gate.turn() })
     }
 
     /// Takes commands for as long as the shard lives.

@@ -1,6 +1,6 @@
 //! Sessions: one accepted connection each. The guard counts it in, and out again however it ends.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use crate::config::plan;
 use crate::policy::budget::Lease;
 use crate::policy::source::SourceLease;
 use crate::relay::{Cut, Direction};
-use crate::stats::counters::{ListenerCounters, add, sub};
+use crate::stats::counters::{Handshake, ListenerCounters, add, sub};
 use crate::stats::latency::Measure;
-use crate::stats::summary::Summary;
+use crate::stats::summary::{Summary, TlsFacts};
 use crate::types::{Blame, Client, ListenerIndex, Reason, SessionId, Stage, State};
 use crate::upstream::queue::Place;
 use crate::upstream::state::BackendState;
@@ -23,6 +23,9 @@ use crate::upstream::state::BackendState;
 pub(super) struct Live {
     pub(super) id: SessionId,
     pub(super) client: Client,
+    /// What a PROXY header said of it.
+    source: Cell<Option<Client>>,
+    tls: RefCell<Option<Arc<TlsFacts>>>,
     pub(super) generation: Rc<Generation>,
     pub(super) listener: ListenerIndex,
     /// On the ring's clock, as all times here.
@@ -41,7 +44,6 @@ pub(super) struct Live {
 pub(super) struct Leases {
     pub(super) _process: Lease,
     pub(super) _listener: Lease,
-    pub(super) _source: Option<SourceLease>,
 }
 
 /// How a session ended.
@@ -64,12 +66,22 @@ pub(super) struct Session {
     live: Rc<Live>,
     key: usize,
     _leases: Leases,
+    of_source: Cell<Option<SourceLease>>,
     outcome: Option<Outcome>,
 }
 
 impl Live {
     fn listener<'a>(&'a self, shard: &Shard) -> &'a ListenerCounters {
         &self.generation.snapshot.listeners[usize::from(self.listener.0)].counters[usize::from(shard.id().0)]
+    }
+
+    /// Who the client really is.
+    pub(super) fn source(&self) -> Client {
+        self.source.get().unwrap_or(self.client)
+    }
+
+    pub(super) fn tls(&self) -> Option<Arc<TlsFacts>> {
+        self.tls.borrow().clone()
     }
 
     pub(super) fn backend(&self) -> Option<&Arc<BackendState>> {
@@ -84,6 +96,8 @@ impl Live {
             generation: self.generation.snapshot.generation,
             listener: Arc::clone(&self.generation.snapshot.plan.listeners[usize::from(self.listener.0)].name),
             client: self.client,
+            source: self.source(),
+            tls: self.tls(),
             backend: self.backend.get().cloned(),
             start: shard.wall_clock(self.start),
             duration: since(shard.ring().now(), self.start),
@@ -111,6 +125,8 @@ impl Session {
         let live = Rc::new(Live {
             id: shard.new_session_id(),
             client,
+            source: Cell::new(None),
+            tls: RefCell::default(),
             generation: Rc::clone(generation),
             listener,
             start: shard.ring().now(),
@@ -125,7 +141,7 @@ impl Session {
         add(&shard.stats().active, 1);
         add(&live.listener(shard).active, 1);
         let key = shard.sessions.borrow_mut().insert(Rc::clone(&live));
-        Self { shard: Rc::clone(shard), live, key, _leases: leases, outcome: None }
+        Self { shard: Rc::clone(shard), live, key, _leases: leases, of_source: Cell::new(None), outcome: None }
     }
 
     pub(super) fn shard(&self) -> &Rc<Shard> {
@@ -144,8 +160,36 @@ impl Session {
         &self.live.generation.snapshot.plan.listeners[usize::from(self.live.listener.0)]
     }
 
+    pub(super) fn listener_index(&self) -> usize {
+        usize::from(self.live.listener.0)
+    }
+
+    /// Who the client really is.
     pub(super) fn source(&self) -> Option<IpAddr> {
-        self.live.client.ip()
+        self.live.source().ip()
+    }
+
+    /// Notes what a PROXY header said.
+    pub(super) fn set_source(&self, source: Client) {
+        self.live.source.set(Some(source));
+    }
+
+    /// Counts the session against its source until it ends.
+    pub(super) fn keep(&self, lease: Option<SourceLease>) {
+        self.of_source.set(lease);
+    }
+
+    pub(super) fn set_tls(&self, facts: TlsFacts) {
+        self.live.tls.replace(Some(Arc::new(facts)));
+    }
+
+    /// Counts a handshake with the client.
+    pub(super) fn handshake(&self, handshake: Handshake) {
+        add(&self.live.listener(&self.shard).handshakes[handshake as usize], 1);
+    }
+
+    pub(super) fn measure(&self, measure: Measure, took: Duration) {
+        self.shard.latencies.borrow_mut().record(measure, took);
     }
 
     pub(super) fn set_stage(&self, stage: Stage) {
@@ -247,6 +291,8 @@ pub(super) fn reject(
             generation: generation.snapshot.generation,
             listener: Arc::clone(&state.name),
             client,
+            source: client,
+            tls: None,
             backend: None,
             start: shard.wall_clock(shard.ring().now()),
             duration: Duration::ZERO,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
+use rustls::{HandshakeKind, ProtocolVersion};
 
 use crate::policy::budget::Budget;
 use crate::policy::rate::Rate;
@@ -52,6 +53,42 @@ pub struct ShardStats {
     pub summaries_dropped: AtomicU64,
 }
 
+/// What came of a TLS handshake with a client, by version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    Tls12,
+    Tls13,
+    Tls12Resumed,
+    Tls13Resumed,
+    Failed,
+}
+
+impl Handshake {
+    pub const ALL: [Self; 5] = [Self::Tls12, Self::Tls13, Self::Tls12Resumed, Self::Tls13Resumed, Self::Failed];
+
+    #[must_use]
+    pub fn of(version: ProtocolVersion, kind: HandshakeKind) -> Self {
+        match (version, kind) {
+            (ProtocolVersion::TLSv1_3, HandshakeKind::Resumed) => Self::Tls13Resumed,
+            (ProtocolVersion::TLSv1_3, _) => Self::Tls13,
+            (_, HandshakeKind::Resumed) => Self::Tls12Resumed,
+            _ => Self::Tls12,
+        }
+    }
+
+    /// Version and result.
+    #[must_use]
+    pub const fn labels(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Tls12 => ("1.2", "full"),
+            Self::Tls13 => ("1.3", "full"),
+            Self::Tls12Resumed => ("1.2", "resumed"),
+            Self::Tls13Resumed => ("1.3", "resumed"),
+            Self::Failed => ("", "failed"),
+        }
+    }
+}
+
 /// What is known of one listener while arus runs; kept over reloads by its name.
 #[derive(Debug)]
 pub struct ListenerState {
@@ -74,6 +111,8 @@ pub struct ListenerCounters {
     pub closed: AtomicU64,
     pub bytes_up: AtomicU64,
     pub bytes_down: AtomicU64,
+    /// Handshakes with clients, by [`Handshake`].
+    pub handshakes: [AtomicU64; Handshake::ALL.len()],
     /// Refused by a limit or rule, by [`Reason`].
     pub rejected: [AtomicU64; Reason::ALL.len()],
     /// Failed, by [`Stage`] and [`Blame`].
@@ -88,6 +127,7 @@ impl Default for ListenerCounters {
             closed: AtomicU64::default(),
             bytes_up: AtomicU64::default(),
             bytes_down: AtomicU64::default(),
+            handshakes: std::array::from_fn(|_| AtomicU64::default()),
             rejected: std::array::from_fn(|_| AtomicU64::default()),
             failed: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::default())),
         }

@@ -6,6 +6,10 @@ use std::time::Duration;
 /// The stages that are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Measure {
+    /// Accepted to the end of the PROXY header.
+    ProxyHeader,
+    /// A client's handshake, or its ClientHello where that is only looked at.
+    Tls,
     /// Dial begun to upstream connected.
     Connect,
     /// Upstream connected to its first byte.
@@ -15,11 +19,13 @@ pub enum Measure {
 }
 
 impl Measure {
-    pub const ALL: [Self; 3] = [Self::Connect, Self::FirstByte, Self::Session];
+    pub const ALL: [Self; 5] = [Self::ProxyHeader, Self::Tls, Self::Connect, Self::FirstByte, Self::Session];
 
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
+            Self::ProxyHeader => "proxy_header",
+            Self::Tls => "tls",
             Self::Connect => "connect",
             Self::FirstByte => "first_byte",
             Self::Session => "session",
@@ -29,14 +35,14 @@ impl Measure {
 
 /// Microseconds, 1 us to 30 days, two significant digits; one histogram per [`Measure`].
 #[derive(Debug, Clone)]
-pub struct Latencies([Histogram<u64>; 3]);
+pub struct Latencies([Histogram<u64>; Measure::ALL.len()]);
 
 const HIGHEST_US: u64 = 30 * 24 * 3600 * 1_000_000;
 
 impl Default for Latencies {
     fn default() -> Self {
         let histogram = Histogram::new_with_bounds(1, HIGHEST_US, 2).expect("the bounds are valid");
-        Self([histogram.clone(), histogram.clone(), histogram])
+        Self(std::array::from_fn(|_| histogram.clone()))
     }
 }
 

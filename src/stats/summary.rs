@@ -13,7 +13,12 @@ pub struct Summary {
     pub shard: ShardId,
     pub generation: Generation,
     pub listener: Name,
+    /// Who connected.
     pub client: Client,
+    /// Who that really is: what a trusted PROXY header said, else the same.
+    pub source: Client,
+    /// `None` for a client that did not speak TLS, or not yet.
+    pub tls: Option<Arc<TlsFacts>>,
     /// `None` before a backend was chosen.
     pub backend: Option<Arc<BackendState>>,
     pub start: SystemTime,
@@ -30,4 +35,16 @@ pub struct Summary {
     pub blame: Option<Blame>,
     /// `None` while active.
     pub reason: Option<Reason>,
+}
+
+/// What is known of a client's TLS; names and protocols are the client's own words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsFacts {
+    pub sni: Option<Box<str>>,
+    /// The agreed protocol; where TLS is passed through, those that are offered, joined by commas.
+    pub alpn: Option<Box<str>>,
+    /// As `TLSv1.3`; where TLS is passed through, the highest that is offered.
+    pub version: Option<&'static str>,
+    /// As `TLS13_AES_128_GCM_SHA256`; unknown where TLS is passed through.
+    pub cipher: Option<&'static str>,
 }

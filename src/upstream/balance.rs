@@ -232,7 +232,7 @@ fn stable_hash(value: &impl Hash) -> u64 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::config::plan::{Address, Backend, OnDown, Resolve, Upstream};
+    use crate::config::plan::{Address, Backend, OnDown, Resolve, SendProxy, Upstream};
     use crate::policy::budget::Budget;
     use crate::types::{Endpoint, UpstreamIndex};
     use crate::upstream::state::{BackendId, BackendState, Health};
@@ -274,6 +274,8 @@ mod tests {
             health: None,
             outlier: None,
             resolve: Resolve { ttl_min: second, ttl_max: second },
+            send_proxy: SendProxy::Off,
+            tls: None,
             line: 1,
         };
         (plan, state)

@@ -32,6 +32,7 @@ fn the_example_configuration_answers_curl() {
     let demo = format!("127.0.0.1:{}", free_port());
     let text = example
         .replace("127.0.0.1:8080", "127.0.0.1:0")
+        .replace("127.0.0.1:8443", "127.0.0.1:0")
         .replace("127.0.0.1:62801", &demo)
         .replace("\n#state_dir = ", &state);
     std::fs::write(&config, text).unwrap();

@@ -198,5 +198,6 @@ pub(super) fn demo(raw: Option<&raw::Demo<'_>>, report: &mut Report<'_>) -> Opti
     let raw = raw?;
     let text = required(raw.hello.as_ref(), "hello", &raw.head, report)?;
     let hello = report.accept(&text.span(), address::socket(text.get_ref()))?;
-    Some(Demo { hello })
+    let accept_proxy = raw.accept_proxy.as_ref().is_some_and(|accept| *accept.get_ref());
+    Some(Demo { hello, accept_proxy })
 }

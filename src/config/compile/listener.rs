@@ -7,13 +7,13 @@ use ipnet::IpNet;
 
 use super::super::address;
 use super::super::error::{Report, Span, Wrong, quote};
-use super::super::plan::{Listener, Route, Service, Timeouts};
+use super::super::plan::{Listener, Route, ServerNames, Service, Timeouts};
 use super::super::raw;
 use super::super::read::{List, Text};
 use super::super::units;
 use super::bounds::whole;
 use super::plugin::Plugins;
-use super::{Upstreams, engine, required, unique_name, within};
+use super::{Upstreams, engine, proxy, required, tls, unique_name, within};
 use crate::limits;
 use crate::net::listen::DEFAULT_BACKLOG;
 use crate::policy::rate::Rate;
@@ -70,6 +70,8 @@ pub(super) fn listener(
                 .hint("connections would have nowhere to go"),
         );
     }
+    let tls = raw.tls.as_ref().and_then(|raw| tls::listener_tls(raw, scope.base, report));
+    let reads_hello = routes.iter().any(|route| route.server_names.is_some() || route.alpn.is_some());
     Listener {
         index,
         name: name.unwrap_or_default(),
@@ -89,8 +91,11 @@ pub(super) fn listener(
         allow_sources: raw
             .allow_sources
             .as_ref()
-            .map(|list| networks(list, "allow_sources", report))
+            .map(|list| networks(list, "allow_sources", |_| true, report))
             .unwrap_or_default(),
+        accept_proxy: raw.accept_proxy.as_ref().and_then(|raw| proxy::accept(raw, report)),
+        peeks: reads_hello && raw.tls.is_none(),
+        tls,
         backlog: whole(raw.backlog.as_ref(), "backlog", 1..=limits::BACKLOG, report).unwrap_or(DEFAULT_BACKLOG),
         fast_open: raw.fast_open.as_ref().is_some_and(|fast_open| *fast_open.get_ref()),
         timeouts: engine::listener_timeouts(raw.timeouts.as_ref(), scope.timeouts, report),
@@ -142,27 +147,56 @@ fn routes(raw: &[raw::Route<'_>], upstreams: &mut Upstreams, report: &mut Report
             report.warning(&raw.head.span, format!("the route on line {earlier} matches everything before this one"));
         }
         let sources = raw.source.as_ref().map(|list| {
-            if list.is_empty {
-                report.error(
-                    &list.span,
-                    Wrong::new("`source` is empty, so the route would match nobody")
-                        .hint("leave it away to match everybody"),
-                );
-            }
-            networks(list, "source", report)
+            refuse_empty(list, "source", report);
+            networks(list, "source", |_| true, report)
         });
-        if sources.is_none() {
+        let server_names = raw.sni.as_ref().map(|list| {
+            refuse_empty(list, "sni", report);
+            tls::names(list, "sni", server_names, report)
+        });
+        let alpn = raw.alpn.as_ref().map(|list| {
+            refuse_empty(list, "alpn", report);
+            tls::protocols(list, report)
+        });
+        let keys = [("source", sources.is_none()), ("sni", server_names.is_none()), ("alpn", alpn.is_none())];
+        if keys.iter().all(|(key, is_absent)| *is_absent && raw.head.lacks(None::<&()>, key)) {
             catches_all = catches_all.or(Some(line));
         }
         let upstream = required(raw.upstream.as_ref(), "upstream", &raw.head, report);
         if let Some(upstream) = upstream.and_then(|text| upstreams.find(text, report)) {
-            routes.push(Route { sources, upstream, line });
+            routes.push(Route { sources, server_names, alpn, upstream, line });
         }
     }
     routes
 }
 
-fn networks(list: &List<Text<'_>>, key: &str, report: &mut Report<'_>) -> Vec<IpNet> {
+/// A condition that nothing can meet.
+fn refuse_empty(list: &List<Text<'_>>, key: &str, report: &mut Report<'_>) {
+    if list.is_empty {
+        let everybody = if key == "source" { "leave it away to match everybody" } else { "leave it away to match any" };
+        let wrong = Wrong::new(format!("`{key}` is empty, so the route would match nobody"));
+        report.error(&list.span, wrong.hint(everybody));
+    }
+}
+
+/// `host.example`, `*.example.com` or `*`.
+fn server_names(text: &str) -> Result<ServerNames, Wrong> {
+    let names = match text.strip_prefix("*.") {
+        _ if text == "*" => return Ok(ServerNames::Any),
+        Some(rest) => address::host_name(rest).map(|rest| ServerNames::Below(rest.as_str().into())),
+        None => address::host_name(text).map(|name| ServerNames::Exact(name.as_str().into())),
+    };
+    let hint = "such as \"example.com\", \"*.example.com\" (one part more) or \"*\"";
+    names.map_err(|wrong| if text.contains('*') { wrong.hint(hint) } else { wrong })
+}
+
+/// The networks among the items of a list.
+pub(super) fn networks(
+    list: &List<Text<'_>>,
+    key: &str,
+    is_network: impl Fn(&Text<'_>) -> bool,
+    report: &mut Report<'_>,
+) -> Vec<IpNet> {
     if list.items.len() > limits::NETWORKS_PER_LIST {
         report.error(&list.span, format!("`{key}` has more than {} networks", limits::NETWORKS_PER_LIST));
         return Vec::new();
@@ -175,5 +209,5 @@ fn networks(list: &List<Text<'_>>, key: &str, report: &mut Report<'_>) -> Vec<Ip
         }
         Some(net)
     };
-    list.items.iter().filter_map(read).collect()
+    list.items.iter().filter(|text| is_network(text)).filter_map(read).collect()
 }

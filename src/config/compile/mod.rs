@@ -5,6 +5,8 @@ mod bounds;
 mod engine;
 mod listener;
 mod plugin;
+mod proxy;
+mod tls;
 mod upstream;
 
 use std::collections::{BTreeMap, HashMap};

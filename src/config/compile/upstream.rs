@@ -14,7 +14,7 @@ use super::super::plan::{Address, Backend, Balance, Health, OnDown, Outlier, Que
 use super::super::raw;
 use super::super::read::Text;
 use super::bounds::{lasting, whole};
-use super::{Known, Upstreams, required, unique_name, word};
+use super::{Known, Upstreams, proxy, required, tls, unique_name, word};
 use crate::limits;
 use crate::types::{Endpoint, Name, UpstreamIndex};
 
@@ -61,6 +61,7 @@ pub(super) fn upstream(
         index,
         name: name.unwrap_or_default(),
         source_address: raw.source_address.as_ref().and_then(|text| source_address(text, &backends, report)),
+        tls: raw.tls.as_ref().map(|raw| tls::upstream_tls(raw, &backends, base, report)),
         backends,
         balance: word(
             raw.balance.as_ref(),
@@ -77,6 +78,7 @@ pub(super) fn upstream(
         health: raw.health.as_ref().map(|raw| health(raw, report)),
         outlier: raw.outlier.as_ref().map(|raw| outlier(raw, report)),
         resolve: resolve(raw.resolve.as_ref(), report),
+        send_proxy: proxy::send(raw, report),
         line: report.line(&raw.head.span),
     }
 }

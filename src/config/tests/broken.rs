@@ -55,17 +55,12 @@ fn keys_of_later_versions_are_named_as_such() {
         "[acl]\ndefault = \"block\"\n[[acl.rule]]\n[qos]\nglobal = \"0\"\n\
          [admin]\ndashboard = true\n\
          [[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nservice = \"socks5\"\nupstream = \"u\"\n\
-         [listener.tls]\n[[listener.route]]\nsni = [\"a\"]\nupstream = \"u\"\n\
-         [[upstream]]\nname = \"u\"\nbackends = [\"127.0.0.1:2\"]\nsend_proxy = \"v2\"\n[demo]\nhello = \"127.0.0.1:3\"\naccept_proxy = true\n",
+         [[upstream]]\nname = \"u\"\nbackends = [\"127.0.0.1:2\"]\n",
         &[
             "1:2: `[acl]` is not in this version of arus (remove it)",
             "4:2: `[qos]` is not in this version of arus (remove it)",
             "7:1: `dashboard` in `[admin]` is not in this version of arus (remove it)",
             "11:11: `service = \"socks5\"` is not in this version of arus",
-            "13:11: `tls` in `[[listener]]` is not in this version of arus (remove it)",
-            "15:1: `sni` in `[[listener.route]]` is not in this version of arus (remove it)",
-            "20:1: `send_proxy` in `[[upstream]]` is not in this version of arus (remove it)",
-            "23:1: `accept_proxy` in `[demo]` is not in this version of arus (remove it)",
         ],
     );
 }

@@ -1,5 +1,6 @@
 //! What files mean: defaults, values, routes, and what a reload from one to another changes.
 
+use std::iter;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -47,6 +48,7 @@ fn values_arrive_in_the_plan() {
     assert_eq!((web.accept_rate, web.allow_sources.len(), web.routes.len()), (Some(5000), 2, 1));
     assert_eq!((web.timeouts.connect, web.timeouts.idle), (Duration::from_secs(2), Duration::from_secs(3600)));
     let db = &everything.upstreams[1];
+    assert_eq!((&*everything.listeners[1].name, &*everything.listeners[2].name), ("tls", "https"));
     assert_eq!(web.routes[0].upstream, db.index);
     assert_eq!(db.backends.len(), 3);
     assert_eq!(db.backends[1].address, Address::Host { host: "db2.internal".into(), port: 5432 });
@@ -98,18 +100,20 @@ fn reloads_in_words() {
         diff(&old, &new),
         [
             "upstream db: added",
-            "listener web: route from 10.0.0.0/8 to db added",
+            "listener web: route from 10.0.0.0/8 for db.example.com or *.db.example.com speaking postgresql to db added",
             "listener web: max_connections none -> 10000",
             "listener web: max_connections_per_source none -> 256",
             "listener web: accept_rate none -> 5000",
             "listener web: allow_sources 127.0.0.0/8 added",
             "listener web: allow_sources 10.0.0.0/8 added",
+            "listener web: accept_proxy none -> from 10.0.0.2/32",
             "listener web: timeouts.connect 5s -> 2s",
             "listener web: timeouts.idle 10m -> 1h",
+            "listener https: added",
         ]
     );
     let back = diff(&new, &old);
-    assert_eq!(back[..2], ["upstream db: removed", "listener web: route from 10.0.0.0/8 to db removed"]);
+    assert_eq!(back[..2], ["upstream db: removed", "listener https: removed"]);
 
     let changed = |from: &str, to: &str| {
         let old = plan(&uncommented());
@@ -145,13 +149,15 @@ fn routes() {
     let plan = plan(&text);
     let (open, listener) = (&plan.listeners[0], &plan.listeners[1]);
     let ip = |text: &str| Some(text.parse::<IpAddr>().unwrap());
-    let upstream = |source| listener.route(source).upstream().map(|index| &*plan.upstreams[usize::from(index.0)].name);
+    let upstream = |source| {
+        listener.route(source, None, iter::empty()).upstream().map(|index| &*plan.upstreams[usize::from(index.0)].name)
+    };
     assert_eq!(upstream(ip("10.1.2.3")), Some("u"), "the first match wins");
     assert_eq!(upstream(ip("10.2.0.0")), Some("v"));
     assert_eq!(upstream(ip("192.0.2.255")), Some("u"));
     assert_eq!(upstream(ip("192.0.3.0")), None);
     assert_eq!(upstream(None), None);
-    assert!(open.route(None).upstream().is_some() && open.admits(None) && open.admits(ip("::1")));
+    assert!(open.route(None, None, iter::empty()).upstream().is_some() && open.admits(None) && open.admits(ip("::1")));
     assert!(listener.admits(ip("10.255.255.255")) && listener.admits(ip("2001:db8::1")));
     assert!(!listener.admits(ip("11.0.0.0")) && !listener.admits(None) && !listener.admits(ip("::ffff:10.0.0.1")));
 }

@@ -1,9 +1,11 @@
 //! The configuration as a whole: here the example and the documentation against the parser's own list of keys, hostile
-//! texts, files; in `broken` every error that must come out; in `meaning` the plans that come out.
+//! texts, files; in `broken` every error that must come out; in `meaning` the plans that come out; in `tls` both for
+//! TLS and the PROXY protocol.
 #![allow(clippy::unwrap_used)]
 
 mod broken;
 mod meaning;
+mod tls;
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -11,8 +11,9 @@ use serde_json::{Map, Value, json};
 
 use super::sessions::service;
 use crate::config::plan::{
-    AccessLog, Admin, Backend, Balance, BusyPoll, Demo, Engine, Health, Level, Listener, Log, LogFormat, OnDown,
-    Outlier, Plan, Plugin, Queue, Resolve, Route, Timeouts, Upstream, Warm,
+    AcceptProxy, AccessLog, Admin, Backend, Balance, BusyPoll, Demo, Engine, Health, Identity, KeyPair, Level,
+    Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Timeouts, TlsIn, TlsOut,
+    UnknownSni, Upstream, Warm,
 };
 use crate::control::handle::Control;
 use crate::types::UpstreamIndex;
@@ -30,7 +31,7 @@ fn plan(plan: &Plan) -> Value {
         "listener": listeners.iter().map(|each| listener(each, plan)).collect::<Vec<_>>(),
         "upstream": upstreams.iter().map(upstream).collect::<Vec<_>>(),
         "plugin": plugins.iter().map(plugin).collect::<Vec<_>>(),
-        "demo": d.as_ref().map(|Demo { hello }| json!({ "hello": hello })),
+        "demo": d.as_ref().map(|Demo { hello, accept_proxy }| json!({ "hello": hello, "accept_proxy": accept_proxy })),
     }))
 }
 
@@ -106,6 +107,9 @@ fn listener(listener: &Listener, plan: &Plan) -> Value {
         max_connections_per_source,
         accept_rate,
         allow_sources,
+        accept_proxy: proxy,
+        tls,
+        peeks: _, // follows from routes and tls
         backlog,
         fast_open,
         timeouts: t,
@@ -122,17 +126,60 @@ fn listener(listener: &Listener, plan: &Plan) -> Value {
         "max_connections": max_connections,
         "max_connections_per_source": max_connections_per_source,
         "accept_rate": accept_rate,
-        "allow_sources": allow_sources.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "allow_sources": shown(allow_sources),
+        "accept_proxy": proxy.as_ref().map(accept_proxy),
         "backlog": backlog,
         "fast_open": fast_open,
         "timeouts": timeouts(t),
+        "tls": tls.as_ref().map(tls_in),
     }))
 }
 
+fn shown<T: ToString>(items: &[T]) -> Vec<String> {
+    items.iter().map(ToString::to_string).collect()
+}
+
+fn accept_proxy(accept_proxy: &AcceptProxy) -> Value {
+    let AcceptProxy { trusted, trusts_unix } = accept_proxy;
+    let mut trusted = shown(trusted);
+    trusted.extend(trusts_unix.then(|| "unix".to_owned()));
+    json!({ "mode": "require", "trusted": trusted })
+}
+
+/// Keys are shown by their files; nothing of what is in them.
+fn tls_in(tls: &TlsIn) -> Value {
+    let TlsIn { identity, unknown_sni, alpn, min_version, client_auth, at: _ } = tls;
+    let (certificates, self_signed) = match identity {
+        Identity::Files(pairs) => (Some(pairs.iter().map(pair).collect::<Vec<_>>()), None),
+        Identity::SelfSigned(names) => (None, Some(shown(names))),
+    };
+    let ca = client_auth.ca().map(|ca| &ca.path);
+    present(json!({
+        "certificates": certificates,
+        "self_signed": self_signed,
+        "unknown_sni": match unknown_sni {
+            UnknownSni::Default => "default",
+            UnknownSni::Reject => "reject",
+        },
+        "alpn": shown(alpn),
+        "min_version": min_version.word(),
+        "client_auth": present(json!({ "mode": client_auth.word(), "ca": ca })),
+    }))
+}
+
+fn pair(pair: &KeyPair) -> Value {
+    let KeyPair { certificates, key } = pair;
+    json!({ "cert": certificates.path, "key": key.path })
+}
+
 fn route(route: &Route, upstreams: &[Upstream]) -> Value {
-    let Route { sources, upstream, line: _ } = route;
-    let sources = sources.as_ref().map(|nets| nets.iter().map(ToString::to_string).collect::<Vec<_>>());
-    present(json!({ "source": sources, "upstream": upstream_name(*upstream, upstreams) }))
+    let Route { sources, server_names, alpn, upstream, line: _ } = route;
+    present(json!({
+        "sni": server_names.as_deref().map(shown),
+        "alpn": alpn.as_deref().map(shown),
+        "source": sources.as_deref().map(shown),
+        "upstream": upstream_name(*upstream, upstreams),
+    }))
 }
 
 fn upstream_name(index: UpstreamIndex, upstreams: &[Upstream]) -> &str {
@@ -178,6 +225,8 @@ fn upstream(upstream: &Upstream) -> Value {
         health: h,
         outlier,
         resolve: Resolve { ttl_min, ttl_max },
+        send_proxy,
+        tls,
         line: _,
     } = upstream;
     present(json!({
@@ -202,6 +251,24 @@ fn upstream(upstream: &Upstream) -> Value {
         "outlier": outlier
             .map(|Outlier { failures, eject }| json!({ "failures": failures, "eject": duration(eject) })),
         "resolve": { "ttl_min": duration(*ttl_min), "ttl_max": duration(*ttl_max) },
+        "send_proxy": send_proxy.word(),
+        "proxy_tlvs": match send_proxy {
+            SendProxy::V2(tlvs) => Some(tlvs.words()),
+            SendProxy::Off | SendProxy::V1 => None,
+        },
+        "tls": tls.as_ref().map(tls_out),
+    }))
+}
+
+fn tls_out(tls: &TlsOut) -> Value {
+    let TlsOut { server_name, ca, certificate, alpn, verify, at: _ } = tls;
+    present(json!({
+        "server_name": server_name.as_deref(),
+        "ca": ca.as_ref().map(|ca| &ca.path),
+        "cert": certificate.as_ref().map(|pair| &pair.certificates.path),
+        "key": certificate.as_ref().map(|pair| &pair.key.path),
+        "alpn": shown(alpn),
+        "verify": verify,
     }))
 }
 

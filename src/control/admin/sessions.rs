@@ -40,6 +40,10 @@ pub struct Session {
     pub stage: String,
     pub blame: Option<String>,
     pub reason: Option<String>,
+    pub sni: Option<String>,
+    pub alpn: Option<String>,
+    pub tls_version: Option<String>,
+    pub tls_cipher: Option<String>,
     pub shard: u16,
     pub generation: u64,
 }
@@ -131,11 +135,12 @@ fn not_found(id: SessionId, missing: &[u16]) -> Refusal {
 fn describe(summary: &Summary, snapshot: &Snapshot) -> Session {
     let listener = snapshot.plan.listeners.iter().find(|listener| listener.name == summary.listener);
     let ended = summary.reason.is_some();
+    let tls = summary.tls.as_deref();
     Session {
         id: summary.id.to_string(),
         listener: summary.listener.to_string(),
         service: listener.map(|listener| service(listener.service).into()),
-        source: summary.client.to_string(),
+        source: summary.source.to_string(),
         backend: summary.backend.as_ref().map(|backend| backend.address.to_string()),
         upstream: summary.backend.as_ref().map(|backend| backend.upstream.to_string()),
         protocol: "tcp".into(),
@@ -150,6 +155,10 @@ fn describe(summary: &Summary, snapshot: &Snapshot) -> Session {
         stage: summary.stage.label().into(),
         blame: summary.blame.map(|blame| blame.label().into()),
         reason: summary.reason.map(|reason| reason.label().into()),
+        sni: tls.and_then(|tls| tls.sni.as_deref()).map(Into::into),
+        alpn: tls.and_then(|tls| tls.alpn.as_deref()).map(Into::into),
+        tls_version: tls.and_then(|tls| tls.version).map(Into::into),
+        tls_cipher: tls.and_then(|tls| tls.cipher).map(Into::into),
         shard: summary.shard.0,
         generation: summary.generation.0,
     }

@@ -14,10 +14,13 @@ use serde::{Deserialize, Serialize};
 use super::plugins::{Plugin, plugins};
 use super::sessions::rfc3339;
 use crate::control::handle::Control;
+use crate::control::tls::date;
 use crate::control::{logging, recorder};
 use crate::stats::totals::{
     BackendTotals, LatencyTotals, ListenerTotals, Reloads, ShardTotals, Totals as Reading, Traffic, UpstreamTotals,
 };
+use crate::tls;
+use crate::tls::certificates::Facts;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
@@ -142,6 +145,19 @@ pub struct Listener {
     /// By reason; those that never happened are left out.
     pub rejected: BTreeMap<String, u64>,
     pub failed: Vec<Failed>,
+    /// Those in use, where TLS is terminated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<Certificate>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Certificate {
+    pub subject: String,
+    /// DNS names and IP addresses.
+    pub names: Vec<String>,
+    /// RFC 3339, UTC.
+    pub not_before: String,
+    pub not_after: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -187,6 +203,16 @@ pub(super) async fn show_upstreams(State(control): State<Control>) -> Json<Vec<U
 
 fn status(control: &Control) -> Status {
     let reading = control.totals();
+    let view = control.view();
+    // A reload may have come between the two readings; names tell.
+    let listener = |(index, totals): (usize, ListenerTotals)| {
+        let mut listener = Listener::from(totals);
+        let is_same = view.snapshot.plan.listeners.get(index).is_some_and(|same| *same.name == *listener.name);
+        let terms = view.snapshot.tls.get(index).filter(|_| is_same).and_then(Option::as_ref);
+        listener.certificates =
+            terms.iter().flat_map(|terms| terms.certificates.all()).map(Certificate::from).collect();
+        listener
+    };
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
@@ -202,7 +228,7 @@ fn status(control: &Control) -> Status {
         },
         latency: reading.latency.iter().map(|latency| (latency.stage.to_owned(), Latency::from(latency))).collect(),
         shards: reading.shards.into_iter().map(Shard::from).collect(),
-        listeners: reading.listeners.into_iter().map(Listener::from).collect(),
+        listeners: reading.listeners.into_iter().enumerate().map(listener).collect(),
         upstreams: reading.upstreams.into_iter().map(Upstream::from).collect(),
         plugins: plugins(control),
     }
@@ -278,7 +304,15 @@ impl From<ListenerTotals> for Listener {
             flow: listener.traffic.into(),
             rejected: listener.rejected.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
             failed: failed.collect(),
+            certificates: Vec::new(),
         }
+    }
+}
+
+impl From<tls::certificates::Certificate> for Certificate {
+    fn from(certificate: tls::certificates::Certificate) -> Self {
+        let Facts { subject, names, not_before, not_after } = (*certificate.facts).clone();
+        Self { subject, names, not_before: date(not_before), not_after: date(not_after) }
     }
 }
 

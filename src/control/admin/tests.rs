@@ -126,6 +126,8 @@ fn summary(id: SessionId) -> Summary {
         generation: Generation(7),
         listener: "web".into(),
         client: Client::Ip("192.0.2.1:5000".parse().unwrap()),
+        source: Client::Ip("192.0.2.1:5000".parse().unwrap()),
+        tls: None,
         backend: None,
         start: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000),
         duration: Duration::from_millis(1500),

@@ -5,12 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
 
-use crate::config::plan::{Address, Health};
+use crate::config::plan::{Address, Health, SendProxy};
 use crate::control::resolver::Known;
 use crate::limits;
 use crate::types::Endpoint;
@@ -25,6 +28,38 @@ pub(super) struct Terms {
     pub health: Arc<Health>,
     /// Local address, as connections to the backend have it.
     pub source: Option<IpAddr>,
+    pub send_proxy: SendProxy,
+    /// What is said goes through TLS.
+    pub tls: Option<Tls>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Tls {
+    pub config: Arc<ClientConfig>,
+    pub name: ServerName<'static>,
+}
+
+impl Terms {
+    /// Whether checks would go on just the same. Whatever TLS was loaded anew is another one.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let Self { health, source, send_proxy, tls } = other;
+        let same_tls = match (&self.tls, tls) {
+            (Some(a), Some(b)) => Arc::ptr_eq(&a.config, &b.config) && a.name == b.name,
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        self.health == *health && self.source == *source && self.send_proxy == *send_proxy && same_tls
+    }
+}
+
+/// The header that says: this connection is the proxy's own. Nobody's address is in it.
+fn header(send_proxy: SendProxy) -> &'static [u8] {
+    match send_proxy {
+        SendProxy::Off => b"",
+        SendProxy::V1 => b"PROXY UNKNOWN\r\n",
+        // Version 2, command LOCAL, family UNSPEC, no addresses.
+        SendProxy::V2(_) => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    }
 }
 
 /// Checks a backend once; up if one of its addresses is.
@@ -61,23 +96,23 @@ async fn any(addresses: &[SocketAddr], terms: &Terms, in_flight: &Arc<Semaphore>
     Err(failure)
 }
 
-enum Target<'a> {
+pub(super) enum Target<'a> {
     Ip(SocketAddr),
     Unix(&'a Path),
 }
 
 /// Checks one address. Its time begins when there is room for it.
-async fn one(target: Target<'_>, terms: &Terms, in_flight: &Semaphore) -> Result<(), Failure> {
+pub(super) async fn one(target: Target<'_>, terms: &Terms, in_flight: &Semaphore) -> Result<(), Failure> {
     let _room = in_flight.acquire().await.map_err(|error| error.to_string())?;
     let dialogue = async {
         match target {
             Target::Ip(address) => {
                 let stream = connect(address, terms.source).await.map_err(|error| format!("connect: {error}"))?;
-                converse(stream, &terms.health).await
+                talk(stream, terms).await
             }
             Target::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(|error| format!("connect: {error}"))?;
-                converse(stream, &terms.health).await
+                talk(stream, terms).await
             }
         }
     };
@@ -98,8 +133,23 @@ async fn connect(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpS
     socket.connect(address).await
 }
 
+/// The header and the handshake, where there are any; a check that says and awaits nothing needs no handshake.
+async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, terms: &Terms) -> Result<(), Failure> {
+    let Terms { health, send_proxy, tls, source: _ } = terms;
+    stream.write_all(header(*send_proxy)).await.map_err(|error| format!("send: {error}"))?;
+    if health.send.is_none() && health.expect.is_none() {
+        return Ok(());
+    }
+    let Some(Tls { config, name }) = tls else { return converse(&mut stream, health).await };
+    let connecting = TlsConnector::from(Arc::clone(config)).connect(name.clone(), stream);
+    let mut stream = connecting.await.map_err(|error| format!("tls: {error}"))?;
+    let result = converse(&mut stream, health).await;
+    let _ = stream.shutdown().await;
+    result
+}
+
 /// Sends what is to be sent and reads until what is expected has come.
-async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, health: &Health) -> Result<(), Failure> {
+async fn converse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), health: &Health) -> Result<(), Failure> {
     if let Some(send) = &health.send {
         stream.write_all(send).await.map_err(|error| format!("send: {error}"))?;
     }

@@ -18,7 +18,7 @@ use super::resolver::Known;
 use crate::config::plan;
 use crate::shard::command::{Command, Mailbox, Snapshot};
 use crate::upstream::state::{BackendId, BackendState, Health};
-use check::{Failure, Terms, check};
+use check::{Failure, Terms, Tls, check};
 
 /// Checks under way at once, over all backends.
 const IN_FLIGHT: usize = 128;
@@ -52,12 +52,17 @@ impl Checks {
     /// Checks the backends of a snapshot, and no others from now on. Must be called inside the runtime.
     pub(super) fn follow(&mut self, snapshot: &Snapshot) {
         let mut before = std::mem::take(&mut self.checked);
-        for (upstream, state) in snapshot.plan.upstreams.iter().zip(&snapshot.upstreams) {
-            let Some(health) = &upstream.health else { continue };
-            let terms = Terms { health: Arc::new(health.clone()), source: upstream.source_address };
-            for backend in &state.backends {
+        let upstreams = snapshot.plan.upstreams.iter().zip(&snapshot.upstreams).zip(&snapshot.upstream_tls);
+        for ((upstream, state), tls) in upstreams {
+            let Some(health) = upstream.health.clone().map(Arc::new) else { continue };
+            for (index, backend) in state.backends.iter().enumerate() {
+                let tls = tls
+                    .as_ref()
+                    .and_then(|tls| Some(Tls { config: Arc::clone(&tls.config), name: tls.names.get(index)?.clone() }));
+                let (source, send_proxy) = (upstream.source_address, upstream.send_proxy);
+                let terms = Terms { health: Arc::clone(&health), source, send_proxy, tls };
                 let checked = match before.remove(&backend.id) {
-                    Some(same) if same.terms.source == terms.source && same.terms.health == terms.health => same,
+                    Some(same) if same.terms.is_same(&terms) => same,
                     changed => self.start(backend, &terms, changed.is_none()),
                 };
                 self.checked.insert(backend.id, checked);

@@ -1,6 +1,7 @@
 //! Checks against listeners that answer, refuse, stay silent or lie.
+use super::check::{Target, one};
 use super::*;
-use crate::config::plan::{Address, Plan};
+use crate::config::plan::{Address, Plan, ProxyTlvs, SendProxy};
 use crate::control::fixture::{at, host, plan, snapshot};
 use crate::control::resolver::Resolver;
 use crate::shard::command::Inbox;
@@ -18,6 +19,10 @@ fn health(send: Option<&str>, expect: Option<&str>) -> plan::Health {
         send: send.map(|text| text.as_bytes().to_vec()),
         expect: expect.map(|text| text.as_bytes().to_vec()),
     }
+}
+
+fn terms(send: Option<&str>, expect: Option<&str>) -> Terms {
+    Terms { health: Arc::new(health(send, expect)), source: None, send_proxy: SendProxy::Off, tls: None }
 }
 
 fn checked(backend: Address, health: plan::Health) -> Plan {
@@ -101,7 +106,7 @@ async fn silence_and_a_wrong_answer_are_told_apart() {
     let snapshot = snapshot(checked(at(&listener.local_addr().unwrap().to_string()), health(None, Some("PONG"))));
     let backend = &snapshot.upstreams[0].backends[0];
     let (checks, _inbox) = checks();
-    let terms = Terms { health: Arc::new(health(None, Some("PONG"))), source: Some("127.0.0.2".parse().unwrap()) };
+    let terms = Terms { source: Some("127.0.0.2".parse().unwrap()), ..terms(None, Some("PONG")) };
     let failure = check(backend, &terms, &checks.known, &checks.in_flight).await.unwrap_err();
     assert_eq!(failure, "no expected answer within 250ms");
     let check = tokio::spawn({
@@ -125,7 +130,7 @@ async fn unix_sockets_and_names_without_address() {
     let plan = checked(at(&format!("unix:{}", path.display())), health(None, None));
     let snapshot = snapshot(plan.with_upstream("v", vec![host("no.such.host", 1)]));
     let (checks, _inbox) = checks();
-    let terms = Terms { health: Arc::new(health(None, None)), source: None };
+    let terms = terms(None, None);
     for (upstream, expected) in snapshot.upstreams.iter().zip([Ok(()), Err("its name does not resolve".to_string())]) {
         assert_eq!(check(&upstream.backends[0], &terms, &checks.known, &checks.in_flight).await, expected);
     }
@@ -168,4 +173,67 @@ fn jitter_stays_near_the_interval() {
     let second = Duration::from_secs(1);
     assert_eq!(jittered(second, 0.0), Duration::from_millis(900));
     assert_eq!(jittered(second, 1.0), Duration::from_millis(1100));
+}
+
+/// The bytes that the next connection brings, up to the end or `length`.
+async fn first_bytes(listener: &TcpListener, length: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let (stream, _) = listener.accept().await.unwrap();
+    stream.take(length).read_to_end(&mut bytes).await.unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn checks_of_an_upstream_that_sends_headers_say_that_nobody_is_behind_them() {
+    let listener = listen("127.0.0.1:0".parse().unwrap()).await;
+    let target = Target::Ip(listener.local_addr().unwrap());
+    let room = Semaphore::new(1);
+    let v2 = Terms { send_proxy: SendProxy::V2(ProxyTlvs { ssl: true, ..ProxyTlvs::default() }), ..terms(None, None) };
+    let (result, bytes) = tokio::join!(one(target, &v2, &room), first_bytes(&listener, 64));
+    assert_eq!((result, bytes.as_slice()), (Ok(()), &b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"[..]));
+    let target = Target::Ip(listener.local_addr().unwrap());
+    let v1 = Terms { send_proxy: SendProxy::V1, ..terms(Some("PING"), None) };
+    let (result, bytes) = tokio::join!(one(target, &v1, &room), first_bytes(&listener, 64));
+    assert_eq!((result, bytes.as_slice()), (Ok(()), &b"PROXY UNKNOWN\r\nPING"[..]));
+}
+
+#[tokio::test]
+async fn what_a_check_says_goes_through_tls() {
+    let own = rcgen::generate_simple_self_signed(["db.test".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+    let server = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+    let listener = listen("127.0.0.1:0".parse().unwrap()).await;
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut header = [0; 16];
+            stream.read_exact(&mut header).await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let _ = stream.write_all(b"+PONG").await;
+        }
+    });
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(own.cert.der().clone()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let config = Arc::new(config);
+    let through = |name: &str| {
+        let tls = Tls { config: Arc::clone(&config), name: name.to_owned().try_into().unwrap() };
+        let mut terms = terms(None, Some("PONG"));
+        Arc::get_mut(&mut terms.health).unwrap().timeout = Duration::from_secs(20);
+        Terms { send_proxy: SendProxy::V2(ProxyTlvs::default()), tls: Some(tls), ..terms }
+    };
+    let room = Semaphore::new(1);
+    assert_eq!(one(Target::Ip(address), &through("db.test"), &room).await, Ok(()));
+    let wrong = one(Target::Ip(address), &through("other.test"), &room).await.unwrap_err();
+    assert!(wrong.starts_with("tls: ") && wrong.contains("not valid for name"), "{wrong}");
 }

@@ -214,6 +214,8 @@ pub(super) mod tests {
             generation: Generation(1),
             listener: listener.into(),
             client: Client::Ip("[2001:db8::1]:40000".parse().unwrap()),
+            source: Client::Ip("[2001:db8::1]:40000".parse().unwrap()),
+            tls: None,
             backend: Some(Arc::new(backend)),
             start: SystemTime::UNIX_EPOCH + Duration::from_millis(1_714_979_289_123),
             duration: Duration::from_millis(1500),

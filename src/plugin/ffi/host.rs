@@ -27,12 +27,12 @@ pub struct Facts<'a> {
     pub source: Client,
     pub listener: &'a str,
     /// Where the client wants to go.
-    pub target: Option<fmt::Arguments<'a>>,
-    pub upstream: Option<fmt::Arguments<'a>>,
-    pub backend: Option<fmt::Arguments<'a>>,
-    pub sni: Option<fmt::Arguments<'a>>,
-    pub alpn: Option<fmt::Arguments<'a>>,
-    pub user: Option<fmt::Arguments<'a>>,
+    pub target: Option<&'a dyn fmt::Display>,
+    pub upstream: Option<&'a dyn fmt::Display>,
+    pub backend: Option<&'a dyn fmt::Display>,
+    pub sni: Option<&'a dyn fmt::Display>,
+    pub alpn: Option<&'a dyn fmt::Display>,
+    pub user: Option<&'a dyn fmt::Display>,
 }
 
 const ATTRIBUTES: usize = 10;

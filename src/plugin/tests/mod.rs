@@ -86,7 +86,7 @@ fn facts() -> Facts<'static> {
         target: None,
         upstream: None,
         backend: None,
-        sni: Some(format_args!("example.com")),
+        sni: Some(&"example.com"),
         alpn: None,
         user: None,
     }

@@ -18,7 +18,13 @@ mod backend;
 mod bytes;
 mod log;
 mod procfs;
+mod program;
+pub(crate) mod proxy_header;
+mod proxy_peers;
 mod stream;
+mod tls;
+pub(crate) mod tls_certs;
+pub(crate) mod tls_openssl;
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +33,12 @@ pub(crate) use backend::{Backend, Closed, Crowd, Hanging, behaviour};
 pub(crate) use bytes::{Random, pattern};
 pub(crate) use log::Log;
 pub(crate) use procfs::Process;
+pub(crate) use program::Program;
+pub(crate) use proxy_header::ProxyHeader;
+pub(crate) use proxy_peers::{Haproxy, Nginx, Recording};
 pub(crate) use stream::{Address, End, Stream};
+pub(crate) use tls::{TlsClient, TlsEnd, TlsServer, TlsStream, in_records};
+pub(crate) use tls_certs::{Authority, Key, Pair};
 
 /// For whatever must happen: a loaded machine with debug builds takes its time, and only a failure waits so long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);

@@ -2,12 +2,16 @@
 //!
 //! A plan holds no descriptors and no resolved names; those are acquired by `control::prepare`.
 
+mod tls;
+
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+pub use tls::{ClientAuth, File, Identity, KeyPair, Place, TlsIn, TlsOut, TlsVersion, UnknownSni};
 
 use crate::types::{Endpoint, ListenerIndex, Name, PluginIndex, UpstreamIndex};
 
@@ -121,6 +125,12 @@ pub struct Listener {
     pub accept_rate: Option<u32>,
     /// Empty: everybody. Networks without bits behind their prefix; IPv4-mapped ones are IPv4 here.
     pub allow_sources: Vec<IpNet>,
+    /// `None`: a PROXY header is never looked for.
+    pub accept_proxy: Option<AcceptProxy>,
+    /// TLS that is terminated here.
+    pub tls: Option<TlsIn>,
+    /// A route looks at the ClientHello, and TLS is not terminated: it has to be read beforehand.
+    pub peeks: bool,
     pub backlog: u32,
     pub fast_open: bool,
     pub timeouts: Timeouts,
@@ -138,8 +148,80 @@ pub enum Service {
 pub struct Route {
     /// `None`: any source.
     pub sources: Option<Vec<IpNet>>,
+    /// The server name that the client asks for must match one of them. `None`: any, or none at all.
+    pub server_names: Option<Vec<ServerNames>>,
+    /// The client must offer one of these protocols. `None`: any, or none at all.
+    pub alpn: Option<Vec<Name>>,
     pub upstream: UpstreamIndex,
     pub line: u32,
+}
+
+/// Names that a route is for; all in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ServerNames {
+    /// `*`: whoever asks for a name.
+    Any,
+    Exact(Name),
+    /// `*.example.com`, without its `*.`: exactly one label more than this.
+    Below(Name),
+}
+
+impl std::fmt::Display for ServerNames {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Exact(name) => f.write_str(name),
+            Self::Below(name) => write!(f, "*.{name}"),
+        }
+    }
+}
+
+/// Every connection begins with a PROXY header, and only these peers may send one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcceptProxy {
+    pub trusted: Vec<IpNet>,
+    /// Whoever may open the socket file of a unix listener is trusted.
+    pub trusts_unix: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendProxy {
+    Off,
+    V1,
+    V2(ProxyTlvs),
+}
+
+impl SendProxy {
+    /// As the configuration says it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::V1 => "v1",
+            Self::V2(_) => "v2",
+        }
+    }
+}
+
+/// What a PROXY v2 header says besides addresses; each where it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ProxyTlvs {
+    pub alpn: bool,
+    pub authority: bool,
+    pub ssl: bool,
+    pub unique_id: bool,
+    pub crc32c: bool,
+}
+
+impl ProxyTlvs {
+    /// As the configuration says them.
+    #[must_use]
+    pub fn words(self) -> Vec<&'static str> {
+        let Self { alpn, authority, ssl, unique_id, crc32c } = self;
+        let all =
+            [("alpn", alpn), ("authority", authority), ("ssl", ssl), ("unique_id", unique_id), ("crc32c", crc32c)];
+        all.into_iter().filter(|(_, sent)| *sent).map(|(word, _)| word).collect()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -161,6 +243,10 @@ pub struct Upstream {
     pub health: Option<Health>,
     pub outlier: Option<Outlier>,
     pub resolve: Resolve,
+    /// Sent first of all, before a TLS handshake.
+    pub send_proxy: SendProxy,
+    /// `None`: what was received is sent as it is.
+    pub tls: Option<TlsOut>,
     pub line: u32,
 }
 
@@ -306,4 +392,6 @@ impl OnFault {
 pub struct Demo {
     /// Where the demo backend listens.
     pub hello: SocketAddr,
+    /// A PROXY header is mandatory there, and says who the client is.
+    pub accept_proxy: bool,
 }

@@ -1,0 +1,174 @@
+//! What TLS needs while arus runs: files that change, ticket keys that age, certificates that end.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use super::{Store, identity, self_signed};
+use crate::config::plan::{Identity, KeyPair};
+use crate::control::handle::Control;
+use crate::control::watch::{Content, Watch};
+use crate::shard::command::Snapshot;
+use crate::tls::certificates::{Certificate, Facts};
+use crate::tls::tickets::Tickets;
+use crate::types::Name;
+
+/// How often the age of ticket keys is looked at; a key lives so much longer than it should at most.
+const ROUND: Duration = Duration::from_secs(10 * 60);
+/// How often expiry is looked at.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Why the configuration may mean something new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::control) enum Changed {
+    /// The configuration file has new content.
+    Configuration,
+    /// A file that it names has, and must be loaded with everything else.
+    Files,
+}
+
+/// Dropping it ends the care.
+pub(in crate::control) struct Care {
+    changes: mpsc::Sender<Changed>,
+    clock: JoinHandle<()>,
+    files: Option<JoinHandle<()>>,
+}
+
+impl Drop for Care {
+    fn drop(&mut self) {
+        self.clock.abort();
+        self.files.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Care {
+    /// To be made inside the runtime. Changes that need a reload go to `changes`.
+    pub(in crate::control) fn new(control: Control, changes: mpsc::Sender<Changed>) -> Self {
+        Self { changes, clock: tokio::spawn(go_round(control)), files: None }
+    }
+
+    /// Watches the files of a snapshot, and no others from now on. `files` is how they were before they were loaded for
+    /// it, so that no change falls between.
+    pub(in crate::control) fn follow(&mut self, snapshot: &Arc<Snapshot>, files: &[Content]) {
+        self.files.iter().for_each(JoinHandle::abort);
+        let watch = || tokio::spawn(keep_up(Arc::clone(snapshot), files.to_vec(), self.changes.clone()));
+        self.files = (!files.is_empty()).then(watch);
+    }
+}
+
+async fn keep_up(snapshot: Arc<Snapshot>, files: Vec<Content>, changes: mpsc::Sender<Changed>) {
+    let mut watch = Watch::new(files);
+    loop {
+        let changed = watch.changed().await;
+        let snapshot = Arc::clone(&snapshot);
+        let needs_reload = tokio::task::spawn_blocking(move || take_up(&snapshot, &changed)).await;
+        if needs_reload.is_ok_and(|needs| needs) && changes.send(Changed::Files).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Puts the certificates of changed files into use. A pair that cannot be used leaves the one before. Tells whether
+/// there are changed files that need more than that: authorities, and whatever is shown to backends.
+pub(super) fn take_up(snapshot: &Snapshot, changed: &[PathBuf]) -> bool {
+    let has_changed = |path: &Path| changed.iter().any(|changed| changed == path);
+    let mut needs_reload = false;
+    for (listener, terms) in snapshot.plan.listeners.iter().zip(&snapshot.tls) {
+        let (Some(tls), Some(terms)) = (&listener.tls, terms) else { continue };
+        needs_reload |= tls.client_auth.ca().is_some_and(|ca| has_changed(&ca.path));
+        let Identity::Files(pairs) = &tls.identity else { continue };
+        let mut all = terms.certificates.all();
+        let mut is_new = false;
+        for (pair, place) in pairs.iter().zip(&mut all) {
+            if (has_changed(&pair.certificates.path) || has_changed(&pair.key.path))
+                && let Some(certificate) = load(&listener.name, pair)
+            {
+                *place = certificate;
+                is_new = true;
+            }
+        }
+        if is_new {
+            terms.certificates.replace(all);
+        }
+    }
+    needs_reload
+        | snapshot.plan.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref()).any(|tls| {
+            let own = tls.certificate.iter().flat_map(|pair| [&pair.certificates, &pair.key]);
+            tls.ca.iter().chain(own).any(|file| has_changed(&file.path))
+        })
+}
+
+fn load(listener: &Name, pair: &KeyPair) -> Option<Certificate> {
+    let mut warnings = Vec::new();
+    let loaded = identity::load(pair, &mut warnings);
+    for warning in &warnings {
+        tracing::warn!(%listener, "{}", warning.message);
+    }
+    match loaded {
+        Ok(certificate) => {
+            let Facts { subject, names, not_after, .. } = &*certificate.facts;
+            let names = names.join(" ");
+            tracing::info!(%listener, subject, names, not_after = identity::date(*not_after), "new certificate in use");
+            Some(certificate)
+        }
+        Err(problems) => {
+            for problem in &problems {
+                tracing::warn!(%listener, reason = problem.message, "changed certificate not usable; the one before stays");
+            }
+            None
+        }
+    }
+}
+
+async fn go_round(control: Control) {
+    let mut round = interval_at(Instant::now() + ROUND, ROUND);
+    // After a suspend once is enough.
+    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looked = Instant::now();
+    loop {
+        round.tick().await;
+        let snapshot = Arc::clone(&control.view().snapshot);
+        for terms in snapshot.tls.iter().flatten() {
+            turn(&terms.tickets);
+        }
+        if looked.elapsed() >= DAY {
+            looked = Instant::now();
+            let _ = tokio::task::spawn_blocking(move || look_at_expiry(&snapshot, SystemTime::now())).await;
+        }
+    }
+}
+
+fn turn(tickets: &Tickets) {
+    if tickets.is_due()
+        && let Err(error) = tickets.rotate()
+    {
+        tracing::warn!(%error, "ticket keys could not be changed");
+    }
+}
+
+/// Warns of certificates that end, and renews those that arus made itself.
+pub(super) fn look_at_expiry(snapshot: &Snapshot, now: SystemTime) {
+    for (listener, terms) in snapshot.plan.listeners.iter().zip(&snapshot.tls) {
+        let (Some(tls), Some(terms)) = (&listener.tls, terms) else { continue };
+        let all = terms.certificates.all();
+        if let Identity::SelfSigned(names) = &tls.identity
+            && all.iter().any(|own| self_signed::is_due(own, now))
+        {
+            match self_signed::obtain(Store::Kept(&snapshot.plan.engine.state_dir), names) {
+                Ok(own) => {
+                    tracing::info!(listener = %listener.name, "self-signed certificate renewed");
+                    terms.certificates.replace(vec![own]);
+                    continue;
+                }
+                Err(wrong) => tracing::warn!(listener = %listener.name, "self-signed certificate not renewed: {wrong}"),
+            }
+        }
+        for warning in all.iter().filter_map(|certificate| identity::expiry(&certificate.facts, now)) {
+            tracing::warn!(listener = %listener.name, "the listener {warning}");
+        }
+    }
+}

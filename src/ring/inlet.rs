@@ -1,0 +1,69 @@
+//! The receiving end of a stream together with what was read ahead of whoever needs it next.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+
+use super::buffer::Queue;
+use super::receive::{Ask, First, Receive, Received};
+use super::socket::Socket;
+
+/// A socket whose first bytes are read by one stage after the other: what a stage leaves is the next one's.
+pub struct Inlet {
+    pub socket: Socket,
+    pub receive: Receive,
+    /// Received and not taken.
+    pub ahead: Queue,
+}
+
+impl Inlet {
+    #[must_use]
+    pub fn new(socket: Socket, first: First) -> Self {
+        Self { receive: socket.receive(first), ahead: Queue::new(&socket.pool()), socket }
+    }
+
+    /// Waits for more bytes, about `at_once` at most, which come behind [`Inlet::ahead`]; false at the end of the stream.
+    ///
+    /// # Errors
+    /// As recv(2); ENOBUFS when the shard has no buffer left.
+    pub async fn more(&mut self, at_once: u32) -> io::Result<bool> {
+        let Self { receive, ahead, .. } = self;
+        poll_fn(|context| {
+            receive.poll(context, || Ask { total: at_once, at_once }).map(|received| match received {
+                Received::Data(chain) => {
+                    ahead.append(chain);
+                    ahead.compact();
+                    Ok(true)
+                }
+                Received::End => Ok(false),
+                Received::NoBuffer => Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
+                Received::Failed(error) => Err(error),
+            })
+        })
+        .await
+    }
+
+    /// Begins to receive about `at_once` bytes, for [`Inlet::catch_up`] to find.
+    pub async fn begin(&mut self, at_once: u32) {
+        let Self { receive, ahead, .. } = self;
+        poll_fn(|context| {
+            if let Poll::Ready(Received::Data(chain)) = receive.poll(context, || Ask { total: at_once, at_once }) {
+                ahead.append(chain);
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// What has arrived meanwhile without anybody waiting; nothing is asked for.
+    pub async fn catch_up(&mut self) {
+        let Self { receive, ahead, .. } = self;
+        poll_fn(|context| {
+            if let Poll::Ready(Received::Data(chain)) = receive.poll(context, Ask::default) {
+                ahead.append(chain);
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+}

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::{self, Environment, Errors, Finding, Loaded, Severity, Source};
-use crate::control::tls;
+use crate::control::{plugins, tls};
 
 /// Of a configuration that cannot be used; the same for a bad command line.
 pub(super) const BAD_CONFIGURATION: u8 = 2;
@@ -20,16 +20,27 @@ pub fn run(path: Option<&Path>) -> ExitCode {
     let Some(Loaded { plan, warnings, .. }) = load(&source) else { return ExitCode::from(BAD_CONFIGURATION) };
     let findings = tls::check(&plan, &source.to_string());
     print(&findings);
-    if findings.iter().any(|finding| finding.severity == Severity::Error) {
+    let path = match &source {
+        Source::File(path) => Some(path.as_path()),
+        Source::Example => None,
+    };
+    let refused = plugins::check(&plan, path);
+    {
+        let mut stderr = std::io::stderr().lock();
+        refused.iter().for_each(|line| drop(writeln!(stderr, "{line}")));
+    }
+    if !refused.is_empty() || findings.iter().any(|finding| finding.severity == Severity::Error) {
         return ExitCode::from(BAD_CONFIGURATION);
     }
     let (listeners, upstreams) = (plan.listeners.len(), plan.upstreams.len());
+    let plugins = plan.plugins.len();
     let count = |number, what| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
     let _ = writeln!(
         std::io::stdout(),
-        "{source}: ok, {}, {}, {}",
+        "{source}: ok, {}, {}, {}{}",
         count(listeners, "listener"),
         count(upstreams, "upstream"),
+        if plugins > 0 { count(plugins, "plugin") + ", " } else { String::new() },
         count(warnings.len() + findings.len(), "warning")
     );
     ExitCode::SUCCESS

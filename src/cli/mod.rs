@@ -7,7 +7,9 @@ mod client;
 pub mod example;
 pub mod explain;
 mod hello;
+mod offline;
 mod orders;
+mod plugin;
 mod run;
 mod sessions;
 mod shell;
@@ -33,6 +35,7 @@ Examples:
   arus status                          what runs, and how it stands
   arus top                             the same, live
   arus sessions                        who is connected
+  arus plugin check filter.so          would this plugin be loaded?
   arus drain                           stop accepting, let sessions end, then exit
 
 Exit codes: 0 done, 1 failed at run time, 2 wrong command line or configuration.";
@@ -63,6 +66,9 @@ enum Command {
     Drain(orders::DrainArgs),
     Top(top::TopArgs),
     Hello(hello::HelloArgs),
+    /// Check a plugin, or send bytes through it, without traffic
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
     /// Print the built-in example configuration
@@ -115,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Kill(args) => finish(orders::kill(&args)),
         Command::Drain(args) => finish(orders::drain(&args)),
         Command::Top(args) => finish(top::run(&args)),
+        Command::Plugin(command) => plugin::run(&command),
         Command::Hello(args) => finish(hello::run(&args)),
         Command::Completions(args) => finish(shell::completions(&args)),
         Command::Man(args) => finish(shell::man(&args)),
@@ -178,6 +185,10 @@ mod tests {
             "arus --log-format xml",
             "arus kill",
             "arus hello",
+            "arus plugin",
+            "arus plugin check",
+            "arus plugin run x.so --cut 0",
+            "arus plugin run x.so --direction left",
             "arus hello --listen nowhere",
             "arus completions tcl",
             "arus top --interval 0s",

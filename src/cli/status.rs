@@ -49,7 +49,9 @@ pub(super) fn in_use(of: &Use) -> String {
 
 fn render(status: &Status) -> String {
     let mut text = header(status);
-    for table in [listeners(status), rejections(status), upstreams(status), shards(status), latencies(status)] {
+    for table in
+        [listeners(status), rejections(status), upstreams(status), plugins(status), shards(status), latencies(status)]
+    {
         if !table.is_empty() {
             let _ = write!(text, "\n{table}");
         }
@@ -157,6 +159,45 @@ fn upstreams(status: &Status) -> Table {
                 units::bytes(backend.flow.bytes_down),
             ]);
         }
+    }
+    table
+}
+
+fn plugins(status: &Status) -> Table {
+    let mut table = Table::new(&[
+        "PLUGIN",
+        "IS",
+        "STATE",
+        "GENERATION>",
+        "CONNECTIONS>",
+        "CALLS>",
+        "P50>",
+        "P99>",
+        "FAULTS>",
+        "TOO LONG>",
+        "IN>",
+        "OUT>",
+        "SHA256",
+        "PATH",
+    ]);
+    let nanos = |ns: Option<u64>| ns.map_or("-".into(), |ns| units::micros(ns.div_ceil(1000)));
+    for plugin in &status.plugins {
+        table.row([
+            plugin.plugin.clone(),
+            format!("{} {}", plugin.name, plugin.version),
+            if plugin.disabled { "disabled" } else { "up" }.into(),
+            plugin.generation.to_string(),
+            units::count(plugin.connections),
+            units::count(plugin.calls),
+            nanos(plugin.call_ns_p50),
+            nanos(plugin.call_ns_p99),
+            units::count(plugin.faults),
+            units::count(plugin.over_max_call),
+            units::bytes(plugin.bytes_in),
+            units::bytes(plugin.bytes_out),
+            plugin.sha256.chars().take(12).collect(),
+            plugin.path.display().to_string(),
+        ]);
     }
     table
 }

@@ -8,6 +8,7 @@
 mod ask;
 mod config;
 mod orders;
+pub mod plugins;
 mod refusal;
 pub mod sessions;
 pub mod status;
@@ -61,6 +62,7 @@ pub fn router(control: Control) -> Router {
         .route("/api/v1/shards", get(status::show_shards))
         .route("/api/v1/upstreams", get(status::show_upstreams))
         .route("/api/v1/upstreams/{upstream}/backends/{backend}/{order}", post(orders::order))
+        .route("/api/v1/plugins", get(plugins::show))
         .route("/api/v1/sessions", get(sessions::list))
         .route("/api/v1/sessions/{id}", get(sessions::show).delete(sessions::kill))
         .route("/api/v1/reload", post(reload))

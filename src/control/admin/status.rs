@@ -11,6 +11,7 @@ use axum::response::Json;
 use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
+use super::plugins::{Plugin, plugins};
 use super::sessions::rfc3339;
 use crate::control::handle::Control;
 use crate::control::tls::date;
@@ -39,6 +40,9 @@ pub struct Status {
     pub shards: Vec<Shard>,
     pub listeners: Vec<Listener>,
     pub upstreams: Vec<Upstream>,
+    /// Those in force; their counts are of all configurations with a plugin of that name.
+    #[serde(default)]
+    pub plugins: Vec<Plugin>,
 }
 
 /// Payload, and how fast it flows.
@@ -226,6 +230,7 @@ fn status(control: &Control) -> Status {
         shards: reading.shards.into_iter().map(Shard::from).collect(),
         listeners: reading.listeners.into_iter().enumerate().map(listener).collect(),
         upstreams: reading.upstreams.into_iter().map(Upstream::from).collect(),
+        plugins: plugins(control),
     }
 }
 

@@ -25,6 +25,8 @@
  *     };
  *     ARUS_PLUGIN(plugin)
  *
+ *   (C++ before C++20 has no such initialisers: there the table is filled in its order.)
+ *
  * FOUR LIFETIMES, each inside the one before it
  *
  *   process     a [[plugin]] table of the configuration: process_open gets its `config` text. A reload with another text
@@ -58,8 +60,11 @@
  *
  *   Every number and answer that arus gets from a plugin is checked. What is called a fault below is counted, logged
  *   with plugin, connection and generation, and handled as `on_fault` says: the connection is closed, or the plugin is
- *   bypassed for the rest of it, or disabled until a reload. Output made before the fault stays. arus cannot check what
- *   a plugin does to memory: a plugin that crashes ends arus, with one line that names the plugin.
+ *   bypassed for the rest of it, or disabled until a reload. What was consumed and put out before the fault stays so; the
+ *   host functions that the call still calls do nothing (those that give pointers give NULL) and its answer means nothing,
+ *   so that a plugin may just go on to its return. With bypass and disable the rest of the input and everything later
+ *   passes untouched, in both directions. connection_close is called with ARUS_REASON_FAULT.
+ *   arus cannot check what a plugin does to memory: a plugin that crashes ends arus, with one line that names the plugin.
  *
  * GROWTH
  *
@@ -92,6 +97,8 @@ extern "C" {
 #define ARUS_HOLDBACK_LIMIT 65536    /* the largest holdback_max */
 #define ARUS_CONNECTION_LIMIT 65536  /* the largest connection_size */
 #define ARUS_NAME_MAX 64             /* bytes of `name`, `version` and of a counter's name, without the NUL */
+#define ARUS_ERROR_MAX 512           /* bytes of the error text of process_open and shard_open, with its NUL */
+#define ARUS_ATTRIBUTE_MAX 512       /* bytes of an attribute; the rest is cut off */
 #define ARUS_LOG_MAX 1024            /* bytes of a log text; the rest is cut off */
 #define ARUS_COUNTERS_MAX 32         /* counters of one plugin */
 #define ARUS_IDLE_CALLS_MAX 16       /* ARUS_MORE_OUTPUT in a row without consuming or producing a byte */
@@ -114,9 +121,9 @@ enum {
     /* data: the rest, at most holdback_max bytes, comes again at the front of the next call, with new bytes behind it
      * (or ARUS_END). With ARUS_END set a rest is a fault: nothing more will come. Without a rest it is ARUS_OK. */
     ARUS_NEED_MORE = 1,
-    /* data: call again, with the rest (also when there is none), as soon as there is room for output. What to answer when
-     * arus_reserve gave NULL. ARUS_IDLE_CALLS_MAX such calls in a row that neither consumed nor produced a byte, and did
-     * not see NULL, are a fault. */
+    /* data: call again, with exactly the rest (also when there is none), as soon as there is room for output. What to
+     * answer when arus_reserve gave NULL. ARUS_IDLE_CALLS_MAX such calls in a row that neither consumed nor produced a
+     * byte, and did not see NULL, are a fault. */
     ARUS_MORE_OUTPUT = 2,
     /* data: this direction is not called again. The rest and everything that comes later passes untouched, on arus's
      * fastest path once no other plugin wants to see it. */
@@ -133,8 +140,8 @@ enum {
 
 /* Why connection_close is called. */
 enum {
-    ARUS_REASON_ENDED = 0,    /* every direction that the plugin saw has had its ARUS_END */
-    ARUS_REASON_DETACHED = 1, /* no direction is left that the plugin wants to see */
+    ARUS_REASON_ENDED = 0,    /* no direction is left that the plugin sees, and at least one has had its ARUS_END */
+    ARUS_REASON_DETACHED = 1, /* no direction is left that the plugin sees: it has detached from all */
     ARUS_REASON_CUT = 2,      /* anything else: a reset, a time limit, `arus kill`, a close by this or another plugin */
     ARUS_REASON_FAULT = 3     /* a fault of this plugin */
 };
@@ -172,7 +179,8 @@ struct arus_connection {
     uint64_t generation;  /* of the configuration */
 };
 
-/* One data call. Only read it; arus does not look at what is written here. */
+/* One data call. Only read it; arus does not look at what is written here. Consuming changes nothing here: input and
+ * input_len are the whole input of this call until it returns, and the plugin knows its own position in it. */
 struct arus_io {
     uint32_t size;        /* of this structure, in bytes */
     uint32_t flags;       /* ARUS_END or 0 */
@@ -188,7 +196,8 @@ struct arus_io {
  * them as arus_pass(io, n) and so on: the wrappers are at the end of this file.
  *
  * Input is consumed from its front, in order, by pass, rewrite and drop. Output appears in the order of the calls of
- * pass, rewrite and commit. Consumed input must not be read any more: arus may move it.
+ * pass, rewrite and commit. Consumed input must not be read any more: arus may move it. 0 bytes may be asked of each; that
+ * does nothing, and counts as nothing (the pointer that rewrite and reserve give then must not be written to).
  */
 struct arus_host {
     uint32_t size;         /* of this structure, in bytes: see ARUS_HAS */
@@ -210,8 +219,8 @@ struct arus_host {
 
     /* data only. Memory for n bytes of output in one piece, not zeroed; it ends with the next commit, reserve, pass or
      * rewrite, or the return: what was not committed is gone. drop leaves it alone, and input can be read meanwhile.
-     * NULL when there is no room now: answer ARUS_MORE_OUTPUT, and arus calls again when there is. More than
-     * ARUS_RESERVE_MAX is a fault, and NULL. */
+     * NULL when there is no room now: answer ARUS_MORE_OUTPUT, and arus calls again when there is; the first reserve of
+     * that call, before anything is passed, gets its memory. More than ARUS_RESERVE_MAX is a fault, and NULL. */
     uint8_t *(*reserve)(arus_io *io, size_t n);
 
     /* data only. The first n reserved bytes go out. More than reserved, or nothing reserved, is a fault. */
@@ -220,7 +229,8 @@ struct arus_host {
     /* connection_open only. An attribute and its length; NULL and 0 when there is none. */
     const char *(*attribute)(const arus_connection *connection, uint32_t attribute, size_t *len);
 
-    /* Any function of the plugin. A line of arus's log, with the plugin's name and the connection. Control characters are
+    /* Any function of the plugin. A line of arus's log, with the plugin's name and, where there is one, the connection.
+     * An unknown level is ARUS_LOG_DEBUG. Control characters are
      * escaped; a plugin that logs more than some lines a second loses the rest, which are counted. */
     void (*log)(const arus_host *host, uint32_t level, const char *text, size_t len);
 
@@ -239,7 +249,8 @@ struct arus_host {
 
 /* ---- What a plugin gives ---------------------------------------------------------------------------------------- */
 
-/* All of it is constant and lies in the library, the functions too. Any function but `data` may be NULL. */
+/* All of it is constant and lies in the library, the functions too: `.process_close = free` is refused, as libc's free is
+ * another library's; write a function that calls it. Any function but `data` may be NULL. */
 typedef struct arus_plugin {
     uint64_t magic;            /* these four: ARUS_PLUGIN_HEAD */
     uint16_t abi_major;
@@ -250,12 +261,12 @@ typedef struct arus_plugin {
     uint32_t flags;            /* ARUS_UP, ARUS_DOWN or both */
     uint32_t connection_size;  /* bytes of scratch memory, at most ARUS_CONNECTION_LIMIT */
     uint32_t holdback_max;     /* most bytes of rest with ARUS_NEED_MORE, at most ARUS_HOLDBACK_LIMIT */
-    uint32_t reserved;         /* 0 */
+    uint32_t reserved;         /* 0; this version does not look at it */
 
     /* Reads the `config` text: config_len bytes, without a NUL among them but with one behind. It is gone after the call.
      * Sets *process to whatever the other functions shall get (it is NULL before), or writes a line of text that says
-     * what is wrong, with its NUL, into error[error_size] and answers ARUS_ERROR: the reload fails then, and everything
-     * stays as it was. `host` may be kept until process_close. Absent: any `config` is taken, *process is NULL. */
+     * what is wrong, with its NUL, into error[error_size] (ARUS_ERROR_MAX bytes) and answers ARUS_ERROR: the reload fails
+     * then, and everything stays as it was. `host` may be kept until process_close. Absent: any `config` is taken, *process is NULL. */
     int32_t (*process_open)(const arus_host *host, const char *config, size_t config_len, char *error,
                             size_t error_size, void **process);
 
@@ -292,7 +303,13 @@ __attribute__((visibility("default")))
 #endif
 const arus_plugin *arus_plugin_v1(void);
 
+#if defined(__cplusplus) && __cplusplus < 202002L
 #define ARUS_PLUGIN_HEAD ARUS_PLUGIN_MAGIC, ARUS_ABI_MAJOR, ARUS_ABI_MINOR, (uint32_t)sizeof(arus_plugin)
+#else
+#define ARUS_PLUGIN_HEAD \
+    .magic = ARUS_PLUGIN_MAGIC, .abi_major = ARUS_ABI_MAJOR, .abi_minor = ARUS_ABI_MINOR, \
+    .size = (uint32_t)sizeof(arus_plugin)
+#endif
 /* Exports a table; stands once in a library, outside of functions, without a semicolon. */
 #define ARUS_PLUGIN(table) \
     ARUS_EXTERN_C const arus_plugin *arus_plugin_v1(void) { return &(table); }

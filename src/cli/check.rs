@@ -18,18 +18,15 @@ pub fn run(path: Option<&Path>) -> ExitCode {
         let _ = writeln!(std::io::stderr(), "there is no {}: checking the built-in example", config::DEFAULT_PATH);
     }
     let Some(Loaded { plan, warnings, .. }) = load(&source) else { return ExitCode::from(BAD_CONFIGURATION) };
-    let findings = tls::check(&plan, &source.to_string());
-    print(&findings);
     let path = match &source {
         Source::File(path) => Some(path.as_path()),
         Source::Example => None,
     };
-    let refused = plugins::check(&plan, path);
-    {
-        let mut stderr = std::io::stderr().lock();
-        refused.iter().for_each(|line| drop(writeln!(stderr, "{line}")));
-    }
-    if !refused.is_empty() || findings.iter().any(|finding| finding.severity == Severity::Error) {
+    let name = source.to_string();
+    let mut findings = tls::check(&plan, &name);
+    findings.extend(plugins::check(&plan, path, &name));
+    print(&findings);
+    if findings.iter().any(|finding| finding.severity == Severity::Error) {
         return ExitCode::from(BAD_CONFIGURATION);
     }
     let (listeners, upstreams) = (plan.listeners.len(), plan.upstreams.len());

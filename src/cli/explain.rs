@@ -78,6 +78,8 @@ struct Answer {
     /// Where the route stands; `None`: no route matches.
     route_at: Option<String>,
     upstream: Option<Choice>,
+    /// Client side first.
+    plugins: Vec<Plugin>,
     connect_timeout_ms: u128,
     idle_timeout_ms: u128,
     half_closed_timeout_ms: u128,
@@ -101,6 +103,13 @@ struct Backend {
     address: String,
     weight: u16,
     backup: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Plugin {
+    name: String,
+    at: String,
+    path: String,
 }
 
 fn explain(plan: &Plan, listener: &Listener, file: &Source, args: &Args) -> Answer {
@@ -127,6 +136,17 @@ fn explain(plan: &Plan, listener: &Listener, file: &Source, args: &Args) -> Answ
         },
         // Whoever is not admitted is not routed.
         upstream: upstream.filter(|_| admitted).map(|upstream| choice(upstream, at(upstream.line))),
+        plugins: listener
+            .plugins
+            .iter()
+            .filter(|_| admitted)
+            .filter_map(|index| plan.plugins.get(usize::from(index.0)))
+            .map(|plugin| Plugin {
+                name: plugin.name.to_string(),
+                at: at(plugin.line),
+                path: plugin.path.display().to_string(),
+            })
+            .collect(),
         connect_timeout_ms: listener.timeouts.connect.as_millis(),
         idle_timeout_ms: listener.timeouts.idle.as_millis(),
         half_closed_timeout_ms: listener.timeouts.half_closed.as_millis(),
@@ -193,6 +213,9 @@ impl fmt::Display for Answer {
             for Backend { address, weight, backup } in backends {
                 writeln!(f, "backend    {address}, weight {weight}{}", if *backup { ", backup" } else { "" })?;
             }
+            for Plugin { name, at, path } in &self.plugins {
+                writeln!(f, "plugin     {name} ({at}), {path}")?;
+            }
             let (connect, idle) = (duration(self.connect_timeout_ms), duration(self.idle_timeout_ms));
             let half_closed = duration(self.half_closed_timeout_ms);
             writeln!(f, "timeouts   connect {connect}, idle {idle}, half_closed {half_closed}")?;
@@ -214,6 +237,7 @@ mod tests {
 name = "web"
 listen = "127.0.0.1:1"
 upstream = "rest"
+plugins = ["filter"]
 allow_sources = ["10.0.0.0/8", "192.0.2.0/24"]
 [[listener.route]]
 source = ["10.1.0.0/16"]
@@ -230,6 +254,9 @@ backends = ["127.0.0.1:3", { address = "b:4", weight = 2, backup = true }]
 [[upstream]]
 name = "rest"
 backends = ["127.0.0.1:5"]
+[[plugin]]
+name = "filter"
+path = "/lib/filter.so"
 "#;
 
     fn answer(listener: &str, source: Option<&str>) -> Answer {
@@ -258,10 +285,11 @@ backends = ["127.0.0.1:5"]
             "listener   web (f:2)\n\
              source     10.1.2.3: admitted\n\
              sni        a\n\
-             route      f:7\n\
-             upstream   near (f:16), round_robin, 2 retries\n\
+             route      f:8\n\
+             upstream   near (f:17), round_robin, 2 retries\n\
              backend    127.0.0.1:3, weight 1\n\
              backend    b:4, weight 2, backup\n\
+             plugin     filter (f:23), /lib/filter.so\n\
              timeouts   connect 5s, idle 10m, half_closed 1m\n\
              note       --sni decides nothing: no route of this listener looks at it\n"
         );

@@ -183,8 +183,8 @@ fn plugins(status: &Status) -> Table {
     let nanos = |ns: Option<u64>| ns.map_or("-".into(), |ns| units::micros(ns.div_ceil(1000)));
     for plugin in &status.plugins {
         table.row([
-            plugin.plugin.clone(),
-            format!("{} {}", plugin.name, plugin.version),
+            plugin.name.clone(),
+            format!("{} {}", plugin.library, plugin.version),
             if plugin.disabled { "disabled" } else { "up" }.into(),
             plugin.generation.to_string(),
             units::count(plugin.connections),

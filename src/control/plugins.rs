@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::prepare::Problem;
 use crate::config::plan::{Plan, Plugin};
+use crate::config::{Finding, Severity};
 use crate::plugin::counters::PluginState;
 use crate::plugin::watch::Watch;
 use crate::plugin::{Libraries, Library, Opened, Process, Terms, Trust, crash};
@@ -65,11 +66,19 @@ fn watch_for_crashes(plan: &Plan) {
     }
 }
 
-/// Loads, opens and closes the plugins of a plan, for `arus check`.
+/// Loads, opens and closes the plugins of a plan, for `arus check`. `file` is what messages call the configuration.
 #[must_use]
-pub fn check(plan: &Plan, config: Option<&Path>) -> Vec<String> {
+pub fn check(plan: &Plan, config: Option<&Path>, file: &str) -> Vec<Finding> {
     let problems = prepare(plan, None, config, Generation(1), 1).err().unwrap_or_default();
-    super::launch::render(&problems, config)
+    let finding = |problem: Problem| Finding {
+        file: file.into(),
+        line: problem.line,
+        column: 1,
+        severity: Severity::Error,
+        message: problem.message,
+        hint: None,
+    };
+    problems.into_iter().map(finding).collect()
 }
 
 impl Plugins {

@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use super::fault::{Fault, Function, Lie};
-use super::ffi::{self, IDLE_CALLS_MAX};
+use super::ffi::{self, IDLE_CALLS_MAX, RESERVE_MAX};
 use super::instance::{Standing, Stream};
-use super::work::{Lack, Outcome, Work};
+use super::work::{Outcome, Work};
 use crate::ring::{Buffers, Chain};
 
 /// What a stage lets its direction do.
@@ -44,6 +44,8 @@ pub(super) struct Stage {
     mode: Mode,
     /// It answered MORE_OUTPUT.
     is_to_be_called: bool,
+    /// It was refused room in its last call: it gets some before the next.
+    is_promised_room: bool,
     /// Such answers in a row without any progress.
     idle_calls: u32,
     /// The end of the direction has gone through.
@@ -58,6 +60,7 @@ impl Stage {
             work: Work::new(buffers, &stream.instance().spares),
             mode: Mode::Asks,
             is_to_be_called: false,
+            is_promised_room: false,
             idle_calls: 0,
             has_ended: false,
         }
@@ -97,6 +100,9 @@ impl Stage {
             }
             if self.work.waiting() >= room {
                 return if self.work.settle() { Step::Full } else { Step::NoBuffer };
+            }
+            if self.is_to_be_called && self.is_promised_room && !self.work.open_with(RESERVE_MAX) {
+                return Step::NoBuffer;
             }
             if *calls == 0 {
                 return if self.work.settle() { Step::Again } else { Step::NoBuffer };
@@ -147,19 +153,10 @@ impl Stage {
         if let Some(lie) = lie {
             return self.stream.fault(self.function, lie).map(Step::Fault);
         }
-        self.is_to_be_called = false;
+        self.is_to_be_called = answer == ffi::MORE_OUTPUT;
+        self.is_promised_room = outcome.lacked;
         match answer {
-            ffi::MORE_OUTPUT => {
-                self.is_to_be_called = true;
-                match outcome.lack {
-                    // There is nothing to wait for where room was refused within the call and `out` is drained at once.
-                    Some(Lack::Buffer) => {
-                        self.work.settle();
-                        return Some(Step::NoBuffer);
-                    }
-                    Some(Lack::Room) | None => return None,
-                }
-            }
+            ffi::MORE_OUTPUT => {}
             ffi::DETACH => {
                 self.mode = Mode::Passes;
                 self.stream.leave(is_end);
@@ -183,7 +180,7 @@ impl Stage {
 
     fn lie_of(&mut self, answer: i32, outcome: &Outcome, is_end: bool) -> Option<Lie> {
         let (left, max) = (outcome.left, self.stream.instance().process().library.holdback_max());
-        let has_moved = outcome.consumed > 0 || outcome.produced > 0 || outcome.lack.is_some();
+        let has_moved = outcome.consumed > 0 || outcome.produced > 0 || outcome.lacked;
         let idle_calls = std::mem::take(&mut self.idle_calls);
         match answer {
             ffi::OK if left > 0 => Some(Lie::Left(left)),

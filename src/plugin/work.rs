@@ -62,13 +62,6 @@ impl Input {
     }
 }
 
-/// Why a reservation had to be refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lack {
-    Room,
-    Buffer,
-}
-
 pub(super) struct Work {
     buffers: Buffers,
     spares: Rc<Spares>,
@@ -87,7 +80,8 @@ pub(super) struct Work {
     pub(super) out: Chain,
     /// Bytes of output at which no more can be reserved.
     room: usize,
-    lack: Option<Lack>,
+    /// A reservation had to be refused.
+    lacked: bool,
     lie: Option<Lie>,
     consumed: usize,
     produced: usize,
@@ -96,7 +90,7 @@ pub(super) struct Work {
 /// What a data call has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outcome {
-    pub(super) lack: Option<Lack>,
+    pub(super) lacked: bool,
     pub(super) lie: Option<Lie>,
     pub(super) consumed: usize,
     pub(super) produced: usize,
@@ -118,7 +112,7 @@ impl Work {
             reserved: None,
             out: Chain::default(),
             room: 0,
-            lack: None,
+            lacked: false,
             lie: None,
             consumed: 0,
             produced: 0,
@@ -166,7 +160,7 @@ impl Work {
     pub(super) fn begin(&mut self, room: usize) -> (*const u8, usize) {
         self.room = room;
         self.reserved = None;
-        (self.lack, self.lie) = (None, None);
+        (self.lacked, self.lie) = (false, None);
         (self.consumed, self.produced) = (0, 0);
         let at = self.at;
         let visible = &self.input.bytes_mut()[at..self.visible];
@@ -178,7 +172,7 @@ impl Work {
         self.reserved = None;
         let left = self.visible - self.at;
         self.seen = left;
-        Outcome { lack: self.lack, lie: self.lie.take(), consumed: self.consumed, produced: self.produced, left }
+        Outcome { lacked: self.lacked, lie: self.lie.take(), consumed: self.consumed, produced: self.produced, left }
     }
 
     /// A function was called with what it must not be called with.
@@ -226,12 +220,8 @@ impl Work {
         if self.lie.is_some() {
             return std::ptr::null_mut();
         }
-        if self.waiting() >= self.room {
-            self.lack = Some(Lack::Room);
-            return std::ptr::null_mut();
-        }
-        if !self.flush() || !self.open_with(n) {
-            self.lack = Some(Lack::Buffer);
+        if self.waiting() >= self.room || !self.flush() || !self.open_with(n) {
+            self.lacked = true;
             return std::ptr::null_mut();
         }
         self.reserved = Some(n);
@@ -274,7 +264,7 @@ impl Work {
     }
 
     /// Makes `open` a buffer with `n` bytes of room.
-    fn open_with(&mut self, n: usize) -> bool {
+    pub(super) fn open_with(&mut self, n: usize) -> bool {
         if self.open.as_mut().is_some_and(|open| open.spare().len() >= n.max(1)) {
             return true;
         }

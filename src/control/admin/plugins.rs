@@ -14,9 +14,9 @@ use crate::plugin::Process;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plugin {
     /// In the configuration.
-    pub plugin: String,
-    /// What it calls itself.
     pub name: String,
+    /// What its file calls itself.
+    pub library: String,
     pub version: String,
     pub path: PathBuf,
     pub sha256: String,
@@ -37,7 +37,8 @@ pub struct Plugin {
     /// Nanoseconds of a data call; absent before the first.
     pub call_ns_p50: Option<u64>,
     pub call_ns_p99: Option<u64>,
-    pub log_lines_dropped: u64,
+    /// Log lines that it had too many of.
+    pub log_dropped: u64,
     /// Counters of its own, by name; those of the processes in force.
     pub counters: BTreeMap<String, u64>,
 }
@@ -55,8 +56,8 @@ fn plugin(process: &Process) -> Plugin {
     let totals = state.totals();
     let ns = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     Plugin {
-        plugin: terms.name.to_string(),
-        name: library.name().to_owned(),
+        name: terms.name.to_string(),
+        library: library.name().to_owned(),
         version: library.version().to_owned(),
         path: terms.path.clone(),
         sha256: library.digest.to_string(),
@@ -72,7 +73,7 @@ fn plugin(process: &Process) -> Plugin {
         call_ns: ns(totals.call_time),
         call_ns_p50: totals.call_quantile(0.5).map(ns),
         call_ns_p99: totals.call_quantile(0.99).map(ns),
-        log_lines_dropped: totals.log_dropped,
+        log_dropped: totals.log_dropped,
         counters: process.own_counters().map(|(counter, value)| (counter.name.clone(), value)).collect(),
     }
 }

@@ -17,11 +17,12 @@ pub(super) const HOLDBACK_LIMIT: u32 = 64 * 1024;
 pub(super) const CONNECTION_LIMIT: u32 = 64 * 1024;
 pub(super) const NAME_MAX: usize = 64;
 pub(super) const LOG_MAX: usize = 1024;
+pub(super) const ATTRIBUTE_MAX: usize = 512;
 pub(super) const COUNTERS_MAX: usize = 32;
 /// Answers of MORE_OUTPUT in a row without a byte consumed or produced.
 pub(in crate::plugin) const IDLE_CALLS_MAX: u32 = 16;
 /// Bytes of the error buffer that the open functions get.
-pub(super) const ERROR_SIZE: usize = 512;
+pub(super) const ERROR_MAX: usize = 512;
 
 pub(super) const UP: u32 = 1;
 pub(super) const DOWN: u32 = 2;

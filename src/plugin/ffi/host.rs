@@ -57,7 +57,10 @@ impl Texts {
             10 => facts.user.map(|text| text.to_string()),
             _ => None,
         };
-        wanted.map(|wanted| text.get_or_init(|| wanted).as_str())
+        wanted.map(|mut wanted| {
+            wanted.truncate(wanted.floor_char_boundary(abi::ATTRIBUTE_MAX));
+            text.get_or_init(|| wanted).as_str()
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW, Symbol};
 
 use super::abi;
+use super::elf;
 use super::host::{Current, Role, enter};
 use super::image::{self, Digest, Image, Trust};
 use super::maps::Maps;
@@ -105,6 +106,7 @@ impl Libraries {
         if self.0.len() >= PLUGIN_IMAGES {
             return Err(LoadError::TooMany);
         }
+        elf::check(&bytes)?;
         let image = Image::new(&bytes, digest)?;
         let current = Current::control(plugin, Generation(0), Function::Load, Role::Other);
         let (handle, table) = enter(&current, || open(&image))?;

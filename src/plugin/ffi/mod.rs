@@ -8,6 +8,7 @@
 
 mod abi;
 pub mod crash;
+mod elf;
 mod host;
 mod image;
 mod library;

@@ -70,11 +70,11 @@ impl std::fmt::Debug for HostTable {
 }
 
 /// Where an open function writes what is wrong.
-pub(super) struct ErrorText([u8; abi::ERROR_SIZE]);
+pub(super) struct ErrorText([u8; abi::ERROR_MAX]);
 
 impl ErrorText {
     pub(super) fn new() -> Self {
-        Self([0; abi::ERROR_SIZE])
+        Self([0; abi::ERROR_MAX])
     }
 
     pub(super) fn as_mut_ptr(&mut self) -> *mut std::ffi::c_char {
@@ -121,7 +121,7 @@ impl Process {
                 // until after process_close.
                 unsafe {
                     let error = error.as_mut_ptr();
-                    process_open(table, text.as_ptr().cast(), text.len(), error, abi::ERROR_SIZE, &raw mut opened)
+                    process_open(table, text.as_ptr().cast(), text.len(), error, abi::ERROR_MAX, &raw mut opened)
                 }
             });
             error.judge(answer, Function::ProcessOpen)?;

@@ -86,7 +86,7 @@ impl Opened {
                 // SAFETY: a checked function of a loaded library; the pointers hold for the call.
                 unsafe {
                     let error = error.as_mut_ptr();
-                    shard_open(process.opened.0, number, error, abi::ERROR_SIZE, &raw mut pointer)
+                    shard_open(process.opened.0, number, error, abi::ERROR_MAX, &raw mut pointer)
                 }
             });
             error.judge(answer, Function::ShardOpen)?;

@@ -88,7 +88,7 @@ pub(super) fn check(address: usize, maps: &Maps) -> Result<Checked, String> {
         ("data", table.data),
     ];
     if let Some((field, _)) = functions.into_iter().find(|(_, address)| *address != 0 && !maps.can_run(*address)) {
-        return Err(format!("has a {field} function outside of its code"));
+        return Err(format!("has a {field} that is not a function of this file (wrap functions of other libraries)"));
     }
     Ok(Checked {
         minor: table.abi_minor,

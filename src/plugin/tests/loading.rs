@@ -81,9 +81,9 @@ fn every_bad_table_is_refused_with_its_reason() {
         (".connection_size = 65537,", "a connection_size of 65537, more than 65536"),
         (".holdback_max = 0x80000000,", "a holdback_max of 2147483648, more than 65536"),
         (".data = 0,", "has no data function"),
-        (".data = (void *)0x1000,", "a data function outside of its code"),
-        (".process_open = (void *)&plugin,", "a process_open function outside of its code"),
-        (".connection_close = (void *)-1,", "a connection_close function outside of its code"),
+        (".data = (void *)0x1000,", "a data that is not a function of this file"),
+        (".process_open = (void *)&plugin,", "a process_open that is not a function of this file"),
+        (".connection_close = (void *)-1,", "a connection_close that is not a function of this file"),
     ] {
         let refusal = directory.refusal(&format!("static const arus_plugin plugin;\n{}", table(fields)));
         assert!(refusal.contains(reason), "{fields}: {refusal}");

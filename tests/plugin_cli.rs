@@ -1,7 +1,5 @@
 //! `arus plugin check` and `arus plugin run`: every table that must be refused, and what examples and hostile plugins make
 //! of a stream, however it is cut. `SEED=n` repeats a run.
-// Until arus has these commands.
-#![cfg(any())]
 #![allow(clippy::unwrap_used)]
 
 #[path = "plugins/cc.rs"]

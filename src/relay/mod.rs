@@ -28,6 +28,8 @@ const RESET_GRACE: Duration = Duration::from_millis(500);
 /// Between two looks at whether it has been.
 const RESET_LOOK: Duration = Duration::from_millis(10);
 
+/// Between two looks at whether a side that has sent its FIN was reset since.
+const LOOK_FOR_RESET: Duration = Duration::from_secs(1);
 /// How long a side that was told goodbye may go on sending before it is cut off.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -201,6 +203,9 @@ impl Relay {
                 None => (Reason::Done, None),
             });
         }
+        if [self.up.flow(), self.down.flow()].into_iter().any(|flow| matches!(flow, Flow::Ending | Flow::Ended)) {
+            self.deadline.begin_looking();
+        }
         self.pass_on_fin();
         if went_up.received || went_down.received {
             self.deadline.moved(ring);
@@ -268,6 +273,12 @@ impl Relay {
                     acknowledged += to.delivery().acknowledged;
                 }
             }
+            if let Some(blame) = self.reset_after_fin() {
+                let fault = *self.fault.get_or_insert((Reason::Reset, Some(blame)));
+                self.client.reset_on_close();
+                self.upstream.reset_on_close();
+                return Poll::Ready(fault);
+            }
             if self.deadline.has_passed(ring, acknowledged) {
                 let slow = self.slow_side();
                 return Poll::Ready(match (self.fault, self.deadline.phase) {
@@ -278,6 +289,15 @@ impl Relay {
             }
         }
         Poll::Pending
+    }
+
+    /// Who has reset the connection after its FIN. No receive is armed for it then, so nobody else would say so.
+    fn reset_after_fin(&self) -> Option<Blame> {
+        let sides = [(&self.up, &self.client, Blame::Client), (&self.down, &self.upstream, Blame::Upstream)];
+        sides.into_iter().find_map(|(half, socket, blame)| {
+            let has_sent_fin = matches!(half.flow(), Flow::Ending | Flow::Ended);
+            (has_sent_fin && socket.was_reset()).then_some(blame)
+        })
     }
 
     /// Who kept the relay waiting: whoever does not read what is queued for it, else the client, who may speak anytime.
@@ -332,6 +352,8 @@ struct Deadline {
     timer: Timer,
     terms: Terms,
     phase: Phase,
+    /// A side has sent its FIN: whether it is reset after that has to be looked at.
+    looks_for_reset: bool,
     last_move: Duration,
     acknowledged: u64,
 }
@@ -347,7 +369,7 @@ enum Phase {
 impl Deadline {
     fn new(ring: &Ring, terms: Terms) -> Self {
         let timer = ring.timer(terms.idle);
-        Self { timer, terms, phase: Phase::Open, last_move: ring.now(), acknowledged: 0 }
+        Self { timer, terms, phase: Phase::Open, looks_for_reset: false, last_move: ring.now(), acknowledged: 0 }
     }
 
     fn limit(&self) -> Duration {
@@ -362,6 +384,12 @@ impl Deadline {
         self.last_move = ring.now();
     }
 
+    fn begin_looking(&mut self) {
+        if !std::mem::replace(&mut self.looks_for_reset, true) {
+            self.timer.reset(LOOK_FOR_RESET.min(self.limit()));
+        }
+    }
+
     fn begin_half_closed(&mut self) {
         if self.phase == Phase::Open {
             self.begin(Phase::HalfClosed);
@@ -374,7 +402,7 @@ impl Deadline {
 
     fn begin(&mut self, phase: Phase) {
         self.phase = phase;
-        self.timer.reset(self.limit());
+        self.look_after(self.limit());
     }
 
     /// Called when the timer has fired: whether the limit is really over, or the timer was set anew. `acknowledged`
@@ -387,7 +415,11 @@ impl Deadline {
         if rest.is_zero() {
             return true;
         }
-        self.timer.reset(rest);
+        self.look_after(rest);
         false
+    }
+
+    fn look_after(&mut self, rest: Duration) {
+        self.timer.reset(if self.looks_for_reset { rest.min(LOOK_FOR_RESET) } else { rest });
     }
 }

@@ -12,6 +12,7 @@ use super::socket::{self, SocketFile};
 use super::startup::{self, Ground};
 use super::tls;
 use crate::config::plan::{AccessLog, Plan};
+use crate::plugin::crash;
 
 /// How long the last owner of an address may take to go.
 const LAST_OWNER: Duration = Duration::from_secs(2);
@@ -75,6 +76,7 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Refu
     })?;
     render(prepared.warnings(), config).iter().for_each(|warning| tracing::warn!("{warning}"));
     owned.extend(tls::self_signed::paths(&plan));
+    owned.extend(Some(state_dir.join(crash::FILE)).filter(|path| path.is_file()));
     if let Some(identity) = identity {
         for path in &owned {
             identity.own(path).map_err(one)?;

@@ -136,7 +136,7 @@ impl Half {
 
     /// Ends the direction after what is queued: a plugin wants the connection closed.
     pub(in crate::relay) fn finish(&mut self, ring: &Ring) {
-        if self.flow.is_over() {
+        if self.flow.is_over() || matches!(self.work, Work::Done) {
             return;
         }
         self.aside = None;

@@ -19,8 +19,7 @@ mod hello;
 mod kit;
 mod limits;
 mod peers;
-// Until a listener's `plugins` are put into force: nothing of it could pass.
-// mod plugins;
+mod plugins;
 mod pressure;
 mod proxy_protocol;
 mod queue;

@@ -22,8 +22,9 @@ pub fn run(path: Option<&Path>) -> ExitCode {
         Source::File(path) => Some(path.as_path()),
         Source::Example => None,
     };
-    let mut findings = tls::check(&plan, &source.to_string());
-    findings.extend(plugins::check(&plan, path, &source.to_string()));
+    let name = source.to_string();
+    let mut findings = tls::check(&plan, &name);
+    findings.extend(plugins::check(&plan, path, &name));
     print(&findings);
     if findings.iter().any(|finding| finding.severity == Severity::Error) {
         return ExitCode::from(BAD_CONFIGURATION);

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::plan::{
@@ -277,12 +278,12 @@ fn joined<T: Display>(items: &[T], separator: &str) -> String {
 
 fn plugin(plugin: &Plugin) -> Table {
     let Plugin { name, path, config, on_fault, max_call, line: _ } = plugin;
-    // The text may hold a key: what is said of it is that it is another one.
-    let mut hash = std::hash::DefaultHasher::new();
-    config.hash(&mut hash);
+    // The text may hold a key: what is said of it is that it is another one, and not by a hash that could be tried out.
+    static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    let hash = HASHES.hash_one(config) as u32;
     Table::new(format!("plugin {name}"))
         .fact("path", path.display())
-        .fact("config", format_args!("of {} bytes ({:08x})", config.len(), hash.finish() as u32))
+        .fact("config", format_args!("of {} bytes ({:08x})", config.len(), hash))
         .fact("on_fault", on_fault.word())
         .lasting("max_call", *max_call)
 }

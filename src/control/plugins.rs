@@ -154,3 +154,8 @@ pub(super) fn announce(before: &[Arc<Process>], now: &[Arc<Process>]) {
         tracing::info!(plugin = %terms.name, generation = generation.0, "plugin retired; live connections keep it");
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "plugins_tests.rs"]
+mod tests;

@@ -73,7 +73,7 @@ impl Source {
         (self.load)()
     }
 
-    pub(super) fn path(&self) -> Option<&Path> {
+    pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
 }

@@ -28,6 +28,8 @@ const RESET_GRACE: Duration = Duration::from_millis(500);
 /// Between two looks at whether it has been.
 const RESET_LOOK: Duration = Duration::from_millis(10);
 
+/// Between two looks at whether a side that has sent its FIN was reset since.
+const LOOK_FOR_RESET: Duration = Duration::from_secs(1);
 /// How long a side that was told goodbye may go on sending before it is cut off.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -99,6 +101,8 @@ pub struct Line {
     pub upstream: Inlet,
     pub up: Way,
     pub down: Way,
+    /// A plugin wants no such connection: both sides are told goodbye at once.
+    pub is_refused: bool,
 }
 
 impl Line {
@@ -106,14 +110,14 @@ impl Line {
     #[must_use]
     pub fn plain(ring: &Ring, client: Inlet, upstream: Inlet) -> Self {
         let way = || Way { preface: Queue::new(ring.pool()), transform: None };
-        Self { client, upstream, up: way(), down: way() }
+        Self { client, upstream, up: way(), down: way(), is_refused: false }
     }
 }
 
 /// Relays until the end. `count` is told of all bytes of payload as they are sent on, and of those that were not after
 /// all. The sockets are closed when the future is gone; here it is decided whether with FIN or RST.
 pub async fn run(ring: &Ring, line: Line, terms: Terms, cut: &Cut, count: impl Fn(Direction, i64)) -> Tally {
-    let Line { client: Inlet { socket: client, receive, ahead }, upstream, up, down } = line;
+    let Line { client: Inlet { socket: client, receive, ahead }, upstream, up, down, is_refused } = line;
     let up = Half::new(receive, ahead, up);
     let Inlet { socket: upstream, receive, ahead } = upstream;
     let mut relay = Relay {
@@ -127,6 +131,9 @@ pub async fn run(ring: &Ring, line: Line, terms: Terms, cut: &Cut, count: impl F
         closing: false,
         deadline: Deadline::new(ring, terms),
     };
+    if is_refused {
+        relay.begin_close(ring);
+    }
     let (reason, blame) = poll_fn(|context| relay.poll(ring, cut, &count, context)).await;
     if cut.why().is_some() {
         relay.client.reset_on_close();
@@ -201,6 +208,9 @@ impl Relay {
                 None => (Reason::Done, None),
             });
         }
+        if [self.up.flow(), self.down.flow()].into_iter().any(|flow| matches!(flow, Flow::Ending | Flow::Ended)) {
+            self.deadline.begin_looking();
+        }
         self.pass_on_fin();
         if went_up.received || went_down.received {
             self.deadline.moved(ring);
@@ -210,20 +220,20 @@ impl Relay {
 
     /// Where a plugin closes the connection, both directions end with what is queued.
     fn note_close(&mut self, ring: &Ring, up: Progress, down: Progress, context: &Context<'_>) {
-        if self.closing || !(up.close || down.close) {
-            return;
+        if !self.closing && (up.close || down.close) {
+            self.begin_close(ring);
+            // What was finished here has yet to be looked at.
+            context.waker().wake_by_ref();
+            ring.note_activity();
         }
+    }
+
+    /// Both directions end with what is queued.
+    fn begin_close(&mut self, ring: &Ring) {
         self.closing = true;
-        if !up.close {
-            self.up.finish(ring);
-        }
-        if !down.close {
-            self.down.finish(ring);
-        }
+        self.up.finish(ring);
+        self.down.finish(ring);
         self.deadline.begin_half_closed();
-        // What was finished here has yet to be looked at.
-        context.waker().wake_by_ref();
-        ring.note_activity();
     }
 
     fn note_trouble(&mut self, direction: Direction, trouble: Trouble) {
@@ -268,6 +278,12 @@ impl Relay {
                     acknowledged += to.delivery().acknowledged;
                 }
             }
+            if let Some(blame) = self.reset_after_fin() {
+                let fault = *self.fault.get_or_insert((Reason::Reset, Some(blame)));
+                self.client.reset_on_close();
+                self.upstream.reset_on_close();
+                return Poll::Ready(fault);
+            }
             if self.deadline.has_passed(ring, acknowledged) {
                 let slow = self.slow_side();
                 return Poll::Ready(match (self.fault, self.deadline.phase) {
@@ -278,6 +294,15 @@ impl Relay {
             }
         }
         Poll::Pending
+    }
+
+    /// Who has reset the connection after its FIN. No receive is armed for it then, so nobody else would say so.
+    fn reset_after_fin(&self) -> Option<Blame> {
+        let sides = [(&self.up, &self.client, Blame::Client), (&self.down, &self.upstream, Blame::Upstream)];
+        sides.into_iter().find_map(|(half, socket, blame)| {
+            let has_sent_fin = matches!(half.flow(), Flow::Ending | Flow::Ended);
+            (has_sent_fin && socket.was_reset()).then_some(blame)
+        })
     }
 
     /// Who kept the relay waiting: whoever does not read what is queued for it, else the client, who may speak anytime.
@@ -332,6 +357,8 @@ struct Deadline {
     timer: Timer,
     terms: Terms,
     phase: Phase,
+    /// A side has sent its FIN: whether it is reset after that has to be looked at.
+    looks_for_reset: bool,
     last_move: Duration,
     acknowledged: u64,
 }
@@ -347,7 +374,7 @@ enum Phase {
 impl Deadline {
     fn new(ring: &Ring, terms: Terms) -> Self {
         let timer = ring.timer(terms.idle);
-        Self { timer, terms, phase: Phase::Open, last_move: ring.now(), acknowledged: 0 }
+        Self { timer, terms, phase: Phase::Open, looks_for_reset: false, last_move: ring.now(), acknowledged: 0 }
     }
 
     fn limit(&self) -> Duration {
@@ -362,6 +389,12 @@ impl Deadline {
         self.last_move = ring.now();
     }
 
+    fn begin_looking(&mut self) {
+        if !std::mem::replace(&mut self.looks_for_reset, true) {
+            self.timer.reset(LOOK_FOR_RESET.min(self.limit()));
+        }
+    }
+
     fn begin_half_closed(&mut self) {
         if self.phase == Phase::Open {
             self.begin(Phase::HalfClosed);
@@ -374,7 +407,7 @@ impl Deadline {
 
     fn begin(&mut self, phase: Phase) {
         self.phase = phase;
-        self.timer.reset(self.limit());
+        self.look_after(self.limit());
     }
 
     /// Called when the timer has fired: whether the limit is really over, or the timer was set anew. `acknowledged`
@@ -387,7 +420,11 @@ impl Deadline {
         if rest.is_zero() {
             return true;
         }
-        self.timer.reset(rest);
+        self.look_after(rest);
         false
+    }
+
+    fn look_after(&mut self, rest: Duration) {
+        self.timer.reset(if self.looks_for_reset { rest.min(LOOK_FOR_RESET) } else { rest });
     }
 }

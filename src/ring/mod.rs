@@ -63,6 +63,8 @@ pub struct Features {
     pub bundles: bool,
     /// A multishot receive can be capped per trigger and in total (kernel 6.17).
     pub receive_caps: bool,
+    /// Bulk may go through pipes; every kernel can.
+    pub splice: bool,
 }
 
 /// Sizes of a ring.
@@ -151,7 +153,7 @@ impl Ring {
     /// A pipe to splice through, where there is one left.
     #[must_use]
     pub fn pipe(&self) -> Option<Pipe> {
-        Pipe::take(&self.0)
+        self.0.features.splice.then(|| Pipe::take(&self.0)).flatten()
     }
 
     /// Tells the driver that a task was woken by something else than the ring, so that it does not sleep now.

@@ -18,8 +18,8 @@ pub struct Unusable(pub String);
 
 /// Tries io_uring on this kernel: whether it is allowed at all, and which features work.
 ///
-/// The environment variable `ARUS_RING_WITHOUT` (a list of `caps`, `bundles`, `multishot`) takes features away, so that
-/// tests can force each fall-back.
+/// The environment variable `ARUS_RING_WITHOUT` (a list of `caps`, `bundles`, `multishot`, `splice`) takes features away, so that
+/// tests can force each fall-back, and benchmarks each way of bytes.
 ///
 /// # Errors
 /// When io_uring is forbidden (seccomp, `kernel.io_uring_disabled`), its memory is limited, or the kernel is too old.
@@ -29,11 +29,12 @@ pub fn probe() -> Result<Features, Unusable> {
     let without = std::env::var("ARUS_RING_WITHOUT").unwrap_or_default();
     let allowed = |feature: &str| !without.split(',').any(|word| word.trim() == feature);
     let (caps, bundles, multishot) = (allowed("caps"), allowed("bundles"), allowed("multishot"));
+    let splice = allowed("splice");
     // From the best downwards; the first that passes is used.
     let candidates = [(true, true, true), (true, true, false), (true, false, true), (true, false, false)]
         .into_iter()
         .chain([(false, true, false), (false, false, false)])
-        .map(|(multishot_recv, bundles, receive_caps)| Features { multishot_recv, bundles, receive_caps })
+        .map(|(multishot_recv, bundles, receive_caps)| Features { multishot_recv, bundles, receive_caps, splice })
         .filter(|wanted| {
             (multishot || !wanted.multishot_recv) && (bundles || !wanted.bundles) && (caps || !wanted.receive_caps)
         });

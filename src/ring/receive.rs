@@ -227,7 +227,7 @@ pub(super) fn entry(
         .buf_group(group)
         .build()
         .flags(squeue::Flags::BUFFER_SELECT);
-    let Features { multishot_recv: multishot, bundles, receive_caps } = features;
+    let Features { multishot_recv: multishot, bundles, receive_caps, splice: _ } = features;
     let mut how = if first == First::Wait { IORING_RECVSEND_POLL_FIRST } else { 0 };
     how |= if multishot { IORING_RECV_MULTISHOT } else { 0 };
     how |= if bundles { IORING_RECVSEND_BUNDLE } else { 0 };

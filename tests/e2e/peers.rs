@@ -33,16 +33,21 @@ fn the_example_configuration_answers_curl() {
     let text = example
         .replace("127.0.0.1:8080", "127.0.0.1:0")
         .replace("127.0.0.1:8443", "127.0.0.1:0")
+        .replace("127.0.0.1:8081", "127.0.0.1:0")
         .replace("127.0.0.1:62801", &demo)
         .replace("\n#state_dir = ", &state);
     std::fs::write(&config, text).unwrap();
+    build_filter(directory.path());
     let mut command = Command::new(env!("CARGO_BIN_EXE_arus"));
     command.arg("--config").arg(&config).args(["--log-format", "json"]);
     let arus = Running::start(command);
     arus.log.message("ready");
     let lines = arus.log.lines();
-    let web = lines.iter().find(|line| line["listener"] == "web").expect("a listener")["address"].clone();
-    let web = web.as_str().unwrap();
+    let address = |name: &str| {
+        let line = lines.iter().find(|line| line["listener"] == name).expect("a listener");
+        line["address"].as_str().unwrap().to_owned()
+    };
+    let web = address("web");
     let answer = curl(&[&format!("http://{web}/")]);
     let (client, proxy) = answer
         .trim_end()
@@ -55,6 +60,18 @@ fn the_example_configuration_answers_curl() {
     assert!(answer.ends_with("\r\n2"), "{answer:?}");
     let url = format!("http://{web}/[1-200]");
     assert_eq!(curl(&[&url]).lines().count(), 200);
+    let answer = curl(&[&format!("http://{}/", address("upper"))]);
+    assert!(answer.starts_with("HELLO CLIENT 127.0.0.1:"), "{answer:?}");
+}
+
+/// The plugin that the example names, as `make build-plugin` makes it.
+fn build_filter(directory: &Path) {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("c_plugins");
+    std::fs::create_dir(directory.join("c_plugins")).unwrap();
+    let mut command = Command::new("cc");
+    command.args(["-std=c99", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-o"]);
+    command.arg(directory.join("c_plugins/filter.so")).arg(sources.join("filter.c"));
+    assert!(command.status().unwrap().success());
 }
 
 /// A foreign server, ended when dropped.

@@ -100,6 +100,7 @@ fn reloads_in_words() {
         diff(&old, &new),
         [
             "upstream db: added",
+            "plugin filter: added",
             "listener web: route from 10.0.0.0/8 for db.example.com or *.db.example.com speaking postgresql to db added",
             "listener web: max_connections none -> 10000",
             "listener web: max_connections_per_source none -> 256",
@@ -110,10 +111,12 @@ fn reloads_in_words() {
             "listener web: timeouts.connect 5s -> 2s",
             "listener web: timeouts.idle 10m -> 1h",
             "listener https: added",
+            "listener upper: added",
         ]
     );
     let back = diff(&new, &old);
-    assert_eq!(back[..2], ["upstream db: removed", "listener https: removed"]);
+    let removed = ["upstream db: removed", "plugin filter: removed", "listener https: removed"];
+    assert_eq!(back[..3], removed);
 
     let changed = |from: &str, to: &str| {
         let old = plan(&uncommented());
@@ -134,6 +137,9 @@ fn reloads_in_words() {
         changed("state_dir = \"/var/lib/arus\"", "state_dir = \"/tmp\""),
         (vec!["engine.state_dir", "admin.socket"], String::new())
     );
+    let config = changed("config = \"upper\"", "config = \"rot13\"").1;
+    assert!(config.starts_with("plugin filter: config of 5 bytes (") && !config.contains("rot13"), "{config}");
+    assert_eq!(changed("plugins = [\"filter\"]", "").1, "listener upper: plugin filter removed");
     assert_eq!(changed("busy_poll = \"0\"", "busy_poll = \"always\"").1, "engine: busy_poll 0 -> always");
     assert_eq!(changed("name = \"web\"", "name = \"www\"").1, "listener web: removed; listener www: added");
 }

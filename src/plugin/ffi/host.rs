@@ -58,7 +58,8 @@ impl Texts {
             _ => None,
         };
         wanted.map(|mut wanted| {
-            wanted.truncate(wanted.floor_char_boundary(abi::ATTRIBUTE_MAX));
+            let end = (0..=abi::ATTRIBUTE_MAX.min(wanted.len())).rev().find(|end| wanted.is_char_boundary(*end));
+            wanted.truncate(end.unwrap_or(0));
             text.get_or_init(|| wanted).as_str()
         })
     }

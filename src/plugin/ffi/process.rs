@@ -149,7 +149,7 @@ impl Process {
     }
 
     /// Says whether that is news.
-    pub(in crate::plugin) fn disable(&self) -> bool {
+    pub(crate) fn disable(&self) -> bool {
         !self.is_disabled.swap(true, Ordering::Relaxed)
     }
 

@@ -27,7 +27,7 @@ const HEAD: usize = 16;
 /// Copies the table at `address` out and checks it against the header and against where the library lies. The error is
 /// what is wrong, to be read behind the file's name.
 pub(super) fn check(address: usize, maps: &Maps) -> Result<Checked, String> {
-    if address % align_of::<Table>() != 0 || !maps.can_read(&(address..address.saturating_add(HEAD))) {
+    if !address.is_multiple_of(align_of::<Table>()) || !maps.can_read(&(address..address.saturating_add(HEAD))) {
         return Err(format!("{} does not give a table inside of the library", abi::SYMBOL));
     }
     let head = copy(address, HEAD);

@@ -1,14 +1,25 @@
-//! Routing a connection allocates nothing. A test binary of its own, as it counts what the global allocator does.
+//! Routing a connection allocates nothing, nor does a call of a plugin. A test binary of its own, as it counts what the global allocator does.
 #![allow(unsafe_code, clippy::unwrap_used)] // a global allocator is an unsafe trait; listed in tests/tidy.rs
 
 use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "plugins/cc.rs"]
+mod cc;
+
 use std::cell::Cell;
 use std::hint::black_box;
 use std::iter;
 use std::net::IpAddr;
 use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
+use arus::config::plan::OnFault;
 use arus::config::{self, Environment};
+use arus::plugin::counters::PluginState;
+use arus::plugin::{Facts, Instance, Libraries, Line, Opened, Process, Streams, Terms, Trust, Turn};
+use arus::ring::{Buffers, Chain};
+use arus::types::{Client, Generation, SessionId, ShardId};
 
 thread_local! {
     /// Allocations of this thread; const, so that counting one does not need another.
@@ -89,4 +100,74 @@ fn routing_allocates_nothing() {
     assert_eq!(routed, [200, 200, 200], "every name was looked up");
     assert_eq!(counted, 0);
     assert_eq!(allocations(|| drop(black_box(Box::new(1)))), 1, "the counter counts");
+}
+
+fn instance(library: &Path, config: &str) -> Rc<Instance> {
+    let name: arus::types::Name = "p".into();
+    let library = Libraries::new().load(&name, library, Trust { owner: None, writers: None }).unwrap();
+    let (state, path) = (Arc::new(PluginState::new(Arc::clone(&name), 1)), "p.so".into());
+    let terms =
+        Terms { name, path, config: config.into(), on_fault: OnFault::Close, max_call: Duration::from_secs(3600) };
+    let process = Process::open(terms, library, state, Generation(1), 1).unwrap();
+    Instance::new(Opened::new(&process, ShardId(0), &Arc::default()).unwrap())
+}
+
+/// Sends a piece through, and lets go of what comes out; says how much that was.
+fn send(buffers: &Buffers, line: &mut Line, piece: &[u8]) -> usize {
+    let (mut inbox, mut outbox) = (Chain::default(), Chain::default());
+    let mut buffer = buffers.take().unwrap();
+    buffer.extend(piece);
+    buffers.push(&mut inbox, buffer);
+    let mut len = 0;
+    loop {
+        let turn = line.run(&mut inbox, false, &mut outbox, 256 * 1024);
+        len += outbox.len();
+        buffers.release(std::mem::take(&mut outbox));
+        match turn {
+            Turn::Wants => return len,
+            Turn::Full | Turn::Again => {}
+            turn => panic!("{turn:?}"),
+        }
+    }
+}
+
+#[test]
+fn calls_of_plugins_allocate_nothing() {
+    let client = Client::Unix;
+    let facts = Facts {
+        session: SessionId(0),
+        generation: Generation(1),
+        client,
+        source: client,
+        listener: "web",
+        target: None,
+        upstream: None,
+        backend: None,
+        sni: None,
+        alpn: None,
+        user: None,
+    };
+    let (filter, xor, lines) = (cc::example("filter"), cc::example("xor"), cc::example("linecount"));
+    let sets: [&[(&Path, &str)]; 5] = [
+        &[(&filter, "upper")],
+        &[(&xor, "secret")],
+        &[(&lines, "")],
+        // Pieces end in the middle of what may be the text, which is held back.
+        &[(&filter, "block:needle")],
+        &[(&lines, ""), (&xor, "secret"), (&filter, "rot13"), (&filter, "block:needle")],
+    ];
+    for set in sets {
+        let buffers = Buffers::detached(64).unwrap();
+        let instances: Vec<_> = set.iter().map(|(library, config)| instance(library, config)).collect();
+        let (mut up, _down) = Streams::open(&buffers, &instances, &facts).unwrap().expect("they are interested");
+        let mut piece = b"hay and hay and hay\n".repeat(800);
+        piece.extend_from_slice(b"need");
+        // What is held back lies in a vector, which the second piece is the first to be joined to.
+        let first = send(&buffers, &mut up, &piece);
+        send(&buffers, &mut up, &piece);
+        let mut sent = 0;
+        let counted = allocations(|| (0..1000).for_each(|_| sent += send(&buffers, &mut up, &piece)));
+        assert!(first >= piece.len() - 4 && sent >= 999 * piece.len(), "{set:?}");
+        assert_eq!(counted, 0, "{set:?}");
+    }
 }

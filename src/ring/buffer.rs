@@ -35,6 +35,12 @@ impl Buffers {
         self.0.borrow_mut()
     }
 
+    /// Whether more buffers are in use than the pool began with: who holds few bytes for long should hold no buffer.
+    #[must_use]
+    pub fn is_under_pressure(&self) -> bool {
+        self.borrow().has_grown()
+    }
+
     /// An empty private buffer of [`PRIVATE_BUFFER`] bytes; `None` when all are in use.
     #[must_use]
     pub fn take(&self) -> Option<Buffer> {

@@ -41,6 +41,12 @@ impl Buffers {
         self.borrow().has_grown()
     }
 
+    /// Private buffers that could be had.
+    #[must_use]
+    pub fn private_available(&self) -> usize {
+        self.borrow().private_available()
+    }
+
     /// An empty private buffer of [`PRIVATE_BUFFER`] bytes; `None` when all are in use.
     #[must_use]
     pub fn take(&self) -> Option<Buffer> {

@@ -176,6 +176,11 @@ impl Pool {
         Some((self.capacity as usize + self.private_table.len() - 1) as u16)
     }
 
+    /// Private buffers that could be had.
+    pub(super) fn private_available(&self) -> usize {
+        private_capacity(self.capacity) - self.private_table.len() + self.private_free.len()
+    }
+
     /// Gives the memory of free buffers above the first step back to the system; they stay usable.
     pub(super) fn trim(&mut self) {
         // Those that were used last stay.

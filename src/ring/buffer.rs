@@ -234,6 +234,14 @@ impl Drop for Queue {
     }
 }
 
+/// How full a pool is, in buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    pub free: u32,
+    pub total: u32,
+    pub watermark: u32,
+}
+
 /// One buffer in the hands of whoever works on its bytes: what is filled, and room behind it. Goes back to the pool when
 /// it is dropped.
 pub struct Buffer {

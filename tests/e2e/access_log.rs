@@ -29,6 +29,9 @@ const FIELDS: [&str; 18] = [
     "blame",
     "reason",
     "rule",
+    "alpn",
+    "tls_version",
+    "tls_cipher",
 ];
 
 fn read_lines(path: &Path, count: usize) -> Vec<String> {

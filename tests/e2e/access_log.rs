@@ -10,7 +10,7 @@ use crate::harness::{Arus, Backend, Setup, Stream, eventually};
 use crate::ops::{ask, check_echo, configure, listener, reload, tag_and_echo, tagged, upstream};
 
 /// SPEC section 6.
-const FIELDS: [&str; 18] = [
+const FIELDS: [&str; 21] = [
     "time",
     "id",
     "listener",

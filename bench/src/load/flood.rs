@@ -26,8 +26,8 @@ use crate::net::{self, Interest, Poll};
 const SLICE: Duration = Duration::from_millis(20);
 /// The flood runs for at least so long before anything is measured.
 const RISE: Duration = Duration::from_millis(100);
-/// The strangers run when neither the requests nor the backend, on the same core, want to.
-const NICE: i32 = 19;
+/// The strangers give way to the requests and the backend, which are on the same core.
+const NICE: i32 = 10;
 
 pub(crate) struct Flood {
     worker: Worker,
@@ -101,7 +101,7 @@ impl Strangers {
 }
 
 fn flood(target: SocketAddr, hello: &[u8], in_flight: usize, stop: &AtomicBool, answered: &AtomicU64) -> Result<()> {
-    rustix::process::setpriority_process(None, NICE)?;
+    rustix::process::nice(NICE)?;
     let mut poll = Poll::new()?;
     let begin = |poll: &mut Poll, index: usize| -> Result<TcpStream> {
         let stream = net::dial_later(target).context("flood")?;

@@ -183,7 +183,7 @@ pub(crate) const FIGURES: [Figure; 25] = [
     },
     Figure {
         name: "plugin-filter",
-        title: "c_plugins/filter.c as `upper` by `arus plugin run`, from a pipe to /dev/null; 0.333 s/GiB is 3 GiB/s",
+        title: "c_plugins/filter.c as `upper` by `arus plugin run`, zeros from memory to /dev/null; 0.333 s/GiB is 3 GiB/s",
         load: &[],
         unit: Unit::Gib,
         cast: FILTERING,

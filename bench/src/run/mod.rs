@@ -127,7 +127,7 @@ impl Bench<'_> {
     fn measure(&self, figure: &Figure, peer: Peer) -> Result<Sample> {
         let (proxy_cpu, load_cpu) = (self.args.proxy_cpu, self.args.load_cpu);
         if peer == Peer::ArusFilter {
-            return filter::measure(&self.programs, proxy_cpu, load_cpu, self.args.seconds);
+            return filter::measure(&self.programs, proxy_cpu, self.args.seconds);
         }
         let own = std::env::current_exe()?;
         let beside = Place::on(load_cpu);

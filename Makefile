@@ -19,13 +19,13 @@ BUILD_TOOLS := cc git
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
 
-run: build build-plugin ## Build in release mode and start arus with proxy.toml (CONFIG=..., ARGS=...)
+run: build ## Build in release mode and start arus with proxy.toml (CONFIG=..., ARGS=...)
 	exec $(ARUS) --config $(CONFIG) $(ARGS)
 
 test: deps-test build-plugin ## The whole suite
 	cargo test --workspace
 
-build: deps ## Build arus in release mode
+build: deps build-plugin ## Build arus in release mode, and the example plugins, which proxy.toml names
 	cargo build --release --package arus
 
 check: deps ## Type-check everything

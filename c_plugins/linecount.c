@@ -7,7 +7,7 @@
  *
  *     arus plugin run c_plugins/linecount.so --config "" --verbose <in >/dev/null
  *
- * The counters lines_up and lines_down appear in `arus status` and in the metrics. With the log level `debug`, each
+ * The counters lines_up and lines_down appear in `arus status --json`. With the log level `debug`, each
  * connection says at its end how many lines it had.
  *
  * What it shows: looking without touching, detaching, counters, attributes of a connection, opening and closing one.

@@ -68,9 +68,14 @@ fn a_plugin_can_be_written_in_cxx() {
     let in_order = "static const arus_plugin plugin = {\n\
         ARUS_PLUGIN_HEAD, \"cxx\", \"1.0\", ARUS_UP | ARUS_DOWN, 0, 0, 0,\n\
         nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, see,\n};\nARUS_PLUGIN(plugin)\n";
+    let by_name = "static const arus_plugin plugin = {\n\
+        ARUS_PLUGIN_HEAD, .name = \"cxx\", .version = \"1.0\", .flags = ARUS_UP | ARUS_DOWN, .connection_size = 0,\n\
+        .holdback_max = 0, .reserved = 0, .process_open = nullptr, .process_close = nullptr, .shard_open = nullptr,\n\
+        .shard_close = nullptr, .connection_open = nullptr, .connection_close = nullptr, .data = see,\n};\n\
+        ARUS_PLUGIN(plugin)\n";
     let source = directory.path().join("cxx.cc");
-    fs::write(&source, format!("{body}{in_order}")).unwrap();
-    for dialect in ["-std=c++11", "-std=c++17"] {
+    for (dialect, table) in [("-std=c++11", in_order), ("-std=c++17", in_order), ("-std=c++20", by_name)] {
+        fs::write(&source, format!("{body}{table}")).unwrap();
         let mut words = vec!["c++", dialect];
         words.extend(&cc::STRICT[1..]);
         let library = compile(&words, &[&source], ".so").unwrap_or_else(|output| panic!("{}", said(&output)));

@@ -208,7 +208,7 @@ fn a_fault_is_told_and_what_came_before_it_is_kept() {
     ] {
         let output = run(&library, config, &["--cut", "6"], b"before, now! after");
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.code().is_some_and(|code| code != 0), "{config}: {told}");
+        assert_eq!(output.status.code(), Some(1), "{config}: {told}");
         assert!(told.contains(says), "{config}: {told}");
         let before: &[u8] = if config.starts_with("connection") { b"" } else { b"before" };
         assert!(output.stdout.starts_with(before), "{config}: {:?}", String::from_utf8_lossy(&output.stdout));
@@ -223,10 +223,26 @@ fn a_plugin_that_ends_the_connection_ends_the_run() {
     let library = cc::hostile();
     let closed = run(&library, "close@!", &["--cut", "6"], b"before! after, and more");
     assert_eq!(String::from_utf8_lossy(&closed.stdout), "beforebye\n", "{}", said(&closed));
+    assert_eq!(closed.status.code(), Some(0));
     let reset = run(&library, "reset@!", &["--cut", "6"], b"before! after, and more");
     assert!(said(&reset).starts_with("before") && !said(&reset).contains("and more"), "{}", said(&reset));
+    assert_eq!(reset.status.code(), Some(1));
     assert!(output(&library, "connection:7", &[], b"not interested") == b"not interested");
     assert_eq!(run(&library, "connection:4", &[], b"refused").stdout, b"");
+}
+
+#[test]
+fn verbose_says_how_it_ended_and_what_was_counted() {
+    let (lines, library) = ("line\n".repeat(100), cc::example("linecount"));
+    let told = |config: &str, arguments: &[&str]| {
+        let output = run(&library, config, &[&["--verbose"][..], arguments].concat(), lines.as_bytes());
+        assert_eq!(String::from_utf8_lossy(&output.stdout), lines);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let all = told("", &["--cut", "50"]);
+    assert!(all.contains("lines_up 100") && all.contains("lines_down 0") && all.contains("500 bytes in"), "{all}");
+    let some = told("50", &["--cut", "20", "--direction", "down"]);
+    assert!(some.contains("lines_down 10") && some.contains("detached"), "{some}");
 }
 
 #[test]
@@ -281,7 +297,7 @@ fn check_shows_what_a_plugin_is_and_tries_its_configuration() {
     ] {
         let checked = check(&cc::hostile(), config);
         let told = said(&checked);
-        assert!(checked.status.code().is_some_and(|code| code != 0) && told.contains(says), "{config}: {told}");
+        assert!(checked.status.code() == Some(2) && told.contains(says), "{config}: {told}");
         assert!(!told.trim().is_empty() && told.len() < 4000, "{config}: {told}");
     }
     let control = check(&cc::hostile(), "open-error-control");
@@ -319,7 +335,7 @@ fn a_table_that_is_wrong_is_refused_and_says_how() {
     ] {
         let checked = check(&cc::table(fault), "");
         let told = said(&checked);
-        assert!(checked.status.code().is_some_and(|code| code != 0), "{fault}: {:?} {told}", checked.status);
+        assert_eq!(checked.status.code(), Some(2), "{fault}: {told}");
         assert!(told.contains(says) && !told.contains('\u{1b}'), "{fault}: {told}");
     }
     for good in ["PLAIN", "NEWER_MINOR", "LONGEST_NAME", "BIGGEST_SCRATCH"] {
@@ -338,7 +354,7 @@ fn files_that_are_no_plugins_are_refused() {
     std::fs::write(place("empty.so"), "").unwrap();
     let whole = std::fs::read(cc::example("xor")).unwrap();
     for len in [100, 1000, whole.len() / 2, whole.len() - 100] {
-        // Cut anywhere it may still be loadable (what is behind the last section is nothing), but must not crash arus.
+        // Without its end it may still be loadable; but arus must not crash, as the loader would.
         std::fs::write(place("cut.so"), &whole[..len]).unwrap();
         let checked = check(&place("cut.so"), "key");
         assert!(checked.status.code().is_some(), "cut at {len}: {:?}", checked.status);
@@ -350,7 +366,7 @@ fn files_that_are_no_plugins_are_refused() {
         [("text.so", ""), ("empty.so", ""), ("none.so", "No such file"), ("open.so", "write"), (".", "")]
     {
         let checked = check(&place(name), "key");
-        assert!(checked.status.code().is_some_and(|code| code != 0), "{name}: {}", said(&checked));
+        assert_eq!(checked.status.code(), Some(2), "{name}: {}", said(&checked));
         assert!(said(&checked).contains(says) && said(&checked).contains(name), "{name}: {}", said(&checked));
     }
 }

@@ -18,13 +18,9 @@ pub fn run(path: Option<&Path>) -> ExitCode {
         let _ = writeln!(std::io::stderr(), "there is no {}: checking the built-in example", config::DEFAULT_PATH);
     }
     let Some(Loaded { plan, warnings, .. }) = load(&source) else { return ExitCode::from(BAD_CONFIGURATION) };
-    let path = match &source {
-        Source::File(path) => Some(path.as_path()),
-        Source::Example => None,
-    };
     let name = source.to_string();
     let mut findings = tls::check(&plan, &name);
-    findings.extend(plugins::check(&plan, path, &name));
+    findings.extend(plugins::check(&plan, source.path(), &name));
     print(&findings);
     if findings.iter().any(|finding| finding.severity == Severity::Error) {
         return ExitCode::from(BAD_CONFIGURATION);

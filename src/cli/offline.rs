@@ -3,7 +3,9 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::plugin::{Facts, Fault, Instance, Line, Opened, Refusal, Streams, Turn};
 use crate::ring::{Buffer, Buffers, Chain};
@@ -14,6 +16,7 @@ const PIECE: usize = 16 * 1024;
 /// Pieces that are read at once, and what may wait to be written: within a CPU's cache.
 const PIECES: usize = 8;
 const ROOM: usize = PIECES * PIECE;
+const PIPE_BYTES: i32 = 1024 * 1024;
 
 /// Where the plugin sees the stream cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +83,11 @@ struct Pump {
 /// # Errors
 /// When stdin cannot be read or stdout cannot be written.
 pub(super) fn pump(opened: Opened, is_up: bool, cut: Option<Cut>) -> io::Result<Outcome> {
-    let file = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
+    let file = |fd: BorrowedFd<'_>| {
+        // Where it is a pipe, a larger one means fewer switches to who is at its other end.
+        let _ = fcntl(fd, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+        fd.try_clone_to_owned().map(File::from)
+    };
     let mut pump = Pump {
         buffers: Buffers::detached(PIECES as u16 * 8)?,
         input: file(io::stdin().as_fd())?,

@@ -11,7 +11,7 @@ use super::check::BAD_CONFIGURATION;
 use crate::config::plan::{Level, LogFormat, Plan};
 use crate::config::{self, Environment, Severity, Source, diff};
 use crate::control::supervisor::{self, Hooks, Loaded};
-use crate::control::{admin, hello, logging, plugins, tls};
+use crate::control::{admin, hello, logging, tls};
 use crate::{limits, shard};
 
 /// Run the proxy until it is told to stop (the same as no command)
@@ -110,8 +110,7 @@ pub(super) fn run(args: RunArgs) -> ExitCode {
     };
     // Before anything is bound, as all that the configuration names is a part of it.
     let name = place.to_string();
-    let mut findings = tls::check(&first.plan, &name);
-    findings.extend(plugins::check(&first.plan, source.path(), &name));
+    let findings = tls::check(&first.plan, &name);
     let wrong: Vec<_> = findings.iter().filter(|finding| finding.severity == Severity::Error).collect();
     if !wrong.is_empty() {
         wrong.iter().for_each(|finding| eprintln!("{finding}"));

@@ -49,9 +49,16 @@ pub(super) fn in_use(of: &Use) -> String {
 
 fn render(status: &Status) -> String {
     let mut text = header(status);
-    for table in
-        [listeners(status), rejections(status), upstreams(status), plugins(status), shards(status), latencies(status)]
-    {
+    for table in [
+        listeners(status),
+        rejections(status),
+        handshakes(status),
+        certificates(status),
+        upstreams(status),
+        plugins(status),
+        shards(status),
+        latencies(status),
+    ] {
         if !table.is_empty() {
             let _ = write!(text, "\n{table}");
         }
@@ -126,6 +133,28 @@ fn rejections(status: &Status) -> Table {
         for failed in &listener.failed {
             let cause = format!("failed: {} ({})", failed.stage, failed.blame);
             table.row([listener.name.clone(), cause, units::count(failed.count)]);
+        }
+    }
+    table
+}
+
+fn handshakes(status: &Status) -> Table {
+    let mut table = Table::new(&["LISTENER", "TLS HANDSHAKES", "COUNT>"]);
+    for listener in &status.listeners {
+        for handshakes in &listener.handshakes {
+            let kind = format!("{} {}", handshakes.version, handshakes.result);
+            table.row([listener.name.clone(), kind.trim().into(), units::count(handshakes.count)]);
+        }
+    }
+    table
+}
+
+fn certificates(status: &Status) -> Table {
+    let mut table = Table::new(&["LISTENER", "CERTIFICATE", "FOR", "UNTIL"]);
+    for listener in &status.listeners {
+        for certificate in &listener.certificates {
+            let names = addresses(&certificate.names);
+            table.row([listener.name.clone(), certificate.subject.clone(), names, certificate.not_after.clone()]);
         }
     }
     table

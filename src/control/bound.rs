@@ -57,7 +57,7 @@ impl<'a> Want<'a> {
     pub(super) fn problem(&self, what: impl std::fmt::Display) -> Problem {
         let Self { listener, endpoint } = self;
         let message = format!("listener `{}`: {endpoint} {what}", listener.name);
-        Problem { line: listener.line, column: 1, message, is_in_use: false }
+        Problem { line: listener.line, column: 1, message, is_in_use: false, is_configuration: false }
     }
 
     /// Binds a new address once per shard.

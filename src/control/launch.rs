@@ -12,6 +12,7 @@ use super::socket::{self, SocketFile};
 use super::startup::{self, Ground};
 use super::tls;
 use crate::config::plan::{AccessLog, Plan};
+use crate::plugin::crash;
 
 /// How long the last owner of an address may take to go.
 const LAST_OWNER: Duration = Duration::from_secs(2);
@@ -27,9 +28,23 @@ pub(super) struct Launched {
     pub access_log: Sink,
 }
 
+/// Why arus does not run, one line each.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub lines: Vec<String>,
+    /// What the configuration names is wrong, rather than this machine.
+    pub is_configuration: bool,
+}
+
+impl From<Vec<String>> for Refused {
+    fn from(lines: Vec<String>) -> Self {
+        Self { lines, is_configuration: false }
+    }
+}
+
 /// # Errors
-/// Why arus cannot run here, one line each.
-pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Vec<String>> {
+/// Why arus cannot run here.
+pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Refused> {
     let one = |line: String| vec![line];
     let ground = startup::probe(&plan)?;
     ground.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -55,9 +70,13 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Vec<
         owned.push(path.clone());
     }
     let shards = u16::try_from(ground.cpus.len()).unwrap_or(u16::MAX);
-    let prepared = prepare_first(&plan, config, shards).map_err(|problems| render(&problems, config))?;
+    let prepared = prepare_first(&plan, config, shards).map_err(|problems| Refused {
+        lines: render(&problems, config),
+        is_configuration: problems.iter().any(|problem| problem.is_configuration),
+    })?;
     render(prepared.warnings(), config).iter().for_each(|warning| tracing::warn!("{warning}"));
     owned.extend(tls::self_signed::paths(&plan));
+    owned.extend(Some(state_dir.join(crash::FILE)).filter(|path| path.is_file()));
     if let Some(identity) = identity {
         for path in &owned {
             identity.own(path).map_err(one)?;
@@ -134,7 +153,8 @@ mod tests {
     fn every_problem_with_a_listener_is_said_with_its_line() {
         let directory = tempfile::tempdir().unwrap();
         let plan = plan(directory.path()).with_listener("a", &["192.0.2.77:80"]).with_listener("b", &["192.0.2.77:81"]);
-        let Err(lines) = launch(plan, Some(Path::new("/etc/arus/proxy.toml"))) else { panic!("it started") };
+        let Err(refused) = launch(plan, Some(Path::new("/etc/arus/proxy.toml"))) else { panic!("it started") };
+        let Refused { lines, is_configuration: false } = refused else { panic!("{refused:?}") };
         assert_eq!(lines.len(), 2);
         assert!(
             lines[1].starts_with("/etc/arus/proxy.toml:2:1: listener `b`: 192.0.2.77:81 cannot be bound"),

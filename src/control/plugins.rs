@@ -132,6 +132,7 @@ fn problem(plugin: &Plugin, error: &str) -> Problem {
         column: 1,
         message: format!("plugin `{name}`: {}: {error}", path.display()),
         is_in_use: false,
+        is_configuration: true,
     }
 }
 

@@ -119,7 +119,7 @@ fn a_plugin_that_fails_is_said_with_its_line_and_leaves_the_old_one() {
     let path = bench.library();
     assert_eq!(refusal(bench.plan("bad")), format!("plugin `p`: {}: this is bad", path.display()));
     std::fs::write(&path, "garbage").unwrap();
-    assert!(refusal(bench.plan("x")).ends_with("cannot be loaded: it is not an ELF file"));
+    assert!(refusal(bench.plan("x")).ends_with("cannot be loaded: invalid ELF header"));
     std::fs::remove_file(&path).unwrap();
     assert!(refusal(bench.plan("x")).contains("cannot be read: No such file"));
     assert!(!process(&in_force).is_disabled());

@@ -68,6 +68,8 @@ pub(super) struct Problem {
     pub message: String,
     /// Somebody else listens there, who may be about to go.
     pub is_in_use: bool,
+    /// What the configuration names is wrong, rather than this machine.
+    pub is_configuration: bool,
 }
 
 /// Socket files of listeners that are not in force yet; removed when that never happens.

@@ -20,7 +20,7 @@ use super::handle::{Control, Request, ShardView};
 use super::hangs::HangWatch;
 use super::health::Checks;
 use super::hello;
-use super::launch::{Launched, launch};
+use super::launch::{Launched, Refused, launch};
 use super::plugins;
 use super::prepare::InForce;
 use super::recorder::{self, Recorder};
@@ -115,6 +115,8 @@ impl Default for Hooks {
 const FIRST_NAMES: Duration = Duration::from_secs(1);
 /// A shard that takes longer to start is broken.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// The exit code of a configuration that cannot be used, as `arus check` has it.
+const BAD_CONFIGURATION: u8 = 2;
 /// How long after a shard has ended its reason may come.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How often the shards' threads are looked at.
@@ -126,16 +128,16 @@ const ROLL_CALL: Duration = Duration::from_secs(1);
 pub fn run(source: Source, first: Loaded, hooks: Hooks) -> ExitCode {
     match supervise(source, first, hooks) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(lines) => {
+        Err(Refused { lines, is_configuration }) => {
             lines.iter().for_each(|line| tracing::error!("{line}"));
-            ExitCode::FAILURE
+            if is_configuration { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::FAILURE }
         }
     }
 }
 
 /// # Errors
-/// Why arus could not start, or could not go on; one line each.
-pub(super) fn supervise(source: Source, first: Loaded, hooks: Hooks) -> Result<(), Vec<String>> {
+/// Why arus could not start, or could not go on.
+pub(super) fn supervise(source: Source, first: Loaded, hooks: Hooks) -> Result<(), Refused> {
     first.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let launched = launch(first.plan, source.path())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -146,7 +148,7 @@ pub(super) fn supervise(source: Source, first: Loaded, hooks: Hooks) -> Result<(
     let result = runtime.block_on(async { Supervisor::start(source, launched, hooks).await?.run().await });
     // Whatever still blocks (a lookup of files, a stuck shard's answer) must not keep the process from ending.
     runtime.shutdown_background();
-    result
+    result.map_err(Refused::from)
 }
 
 pub(super) struct Supervisor {

@@ -69,6 +69,7 @@ fn start(
         };
         let hooks = Hooks { spawn: Box::new(spawn), serve: Box::new(serve), ..Hooks::default() };
         supervise(Source::new(path, Arc::new(load)), Loaded { plan, warnings: Vec::new() }, hooks)
+            .map_err(|refused| refused.lines)
     });
     match control.recv() {
         Ok(control) => Ok(Running { directory, next, control, thread }),

@@ -21,7 +21,9 @@ const SCRATCH_BYTES: usize = 256 * 1024;
 /// A plugin on one shard.
 pub struct Instance {
     opened: Opened,
+    /// Of what the plugin logs, and of what arus says of it.
     log: LogLimit,
+    own_log: LogLimit,
     pub(super) spares: Rc<Spares>,
     scratches: RefCell<Vec<Scratch>>,
 }
@@ -29,8 +31,8 @@ pub struct Instance {
 impl Instance {
     #[must_use]
     pub fn new(opened: Opened) -> Rc<Self> {
-        let (log, spares, scratches) = (LogLimit::default(), Rc::default(), RefCell::default());
-        Rc::new(Self { opened, log, spares, scratches })
+        let (log, own_log) = (LogLimit::default(), LogLimit::default());
+        Rc::new(Self { opened, log, own_log, spares: Rc::default(), scratches: RefCell::default() })
     }
 
     #[must_use]
@@ -202,7 +204,7 @@ impl Stream {
         self.is_at_fault.set(true);
         let bypasses = process.terms.on_fault != OnFault::Close;
         self.standing.set(if bypasses { Standing::Bypassed } else { Standing::Closed });
-        if self.instance.log.take(now_ns()) {
+        if self.instance.own_log.take(now_ns()) {
             let (session, generation, shard) = (self.session, generation.0, self.instance.opened.shard().0);
             let on_fault = process.terms.on_fault.word();
             tracing::warn!(%plugin, generation, shard, %session, %function, on_fault, "plugin fault: it {lie}");
@@ -232,7 +234,7 @@ impl Stream {
             return;
         }
         self.instance.count(|meter| &meter.over_max_call);
-        if self.instance.log.take(now_ns()) {
+        if self.instance.own_log.take(now_ns()) {
             let (plugin, session, shard) = (&process.terms.name, self.session, self.instance.opened.shard().0);
             let generation = process.generation.0;
             tracing::warn!(%plugin, generation, shard, %session, %function, ?took, ?max_call, "plugin call took too long");

@@ -47,6 +47,8 @@ pub(super) struct Half {
     queue: Queue,
     /// Bytes at the front of the queue that are not payload.
     preface: usize,
+    /// And of the send in flight.
+    preface_sending: usize,
     sending: Option<Send>,
     flow: Flow,
     fin_passed: bool,
@@ -132,6 +134,7 @@ impl Half {
             inbox,
             queue,
             preface: preface_len,
+            preface_sending: 0,
             sending: None,
             flow: Flow::Open,
             fin_passed: false,
@@ -277,7 +280,7 @@ impl Half {
                 to.pin();
             }
             let send = to.send(self.queue.chain_mut(), &self.from);
-            self.count(send.bytes() as i64, progress);
+            progress.count += self.count_sending(send.bytes());
             self.sending = Some(send);
         }
         let idle = self.queue.is_empty();
@@ -312,19 +315,27 @@ impl Half {
         let len = send.bytes();
         let Some(result) = send.finish(to, self.queue.chain_mut()) else { return Ok(()) };
         self.sending = None;
-        let unsent = (len - *result.as_ref().unwrap_or(&0)) as i64;
-        self.count(-unsent, progress);
+        progress.count -= self.count_unsent(len, *result.as_ref().unwrap_or(&0));
         result.map(drop)
     }
 
-    /// Counts bytes given to the kernel, or given back by it. What a transform counts itself is not counted here.
-    fn count(&mut self, bytes: i64, progress: &mut Progress) {
-        if self.transform.as_ref().is_some_and(|transform| transform.counts_payload()) {
-            return;
-        }
-        let preface = (self.preface as i64).min(bytes).max(0);
-        self.preface -= preface as usize;
-        progress.count += bytes - preface;
+    /// Payload among the next `len` bytes that are given to the kernel.
+    fn count_sending(&mut self, len: usize) -> i64 {
+        self.preface_sending = self.preface.min(len);
+        self.preface -= self.preface_sending;
+        if self.counts_payload() { 0 } else { (len - self.preface_sending) as i64 }
+    }
+
+    /// Payload among those bytes that were not sent, when `sent` of `len` were.
+    fn count_unsent(&mut self, len: usize, sent: usize) -> i64 {
+        let preface_unsent = self.preface_sending.saturating_sub(sent);
+        self.preface += preface_unsent;
+        if self.counts_payload() { 0 } else { (len - sent - preface_unsent) as i64 }
+    }
+
+    /// Whether the transform counts the payload: what is sent is something else then.
+    fn counts_payload(&self) -> bool {
+        self.transform.as_ref().is_some_and(|transform| transform.counts_payload())
     }
 
     /// Gives up what is in flight; gives the bytes that were counted and not sent, as a negative count.
@@ -335,9 +346,7 @@ impl Half {
             Some(Ok(sent)) => sent,
             Some(Err(_)) | None => 0,
         };
-        let mut progress = Progress::default();
-        self.count(sent as i64 - len as i64, &mut progress);
-        progress.count
+        -self.count_unsent(len, sent)
     }
 
     fn receive(

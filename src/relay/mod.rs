@@ -101,6 +101,8 @@ pub struct Line {
     pub upstream: Inlet,
     pub up: Way,
     pub down: Way,
+    /// A plugin wants no such connection: both sides are told goodbye at once.
+    pub is_refused: bool,
 }
 
 impl Line {
@@ -108,14 +110,14 @@ impl Line {
     #[must_use]
     pub fn plain(ring: &Ring, client: Inlet, upstream: Inlet) -> Self {
         let way = || Way { preface: Queue::new(ring.pool()), transform: None };
-        Self { client, upstream, up: way(), down: way() }
+        Self { client, upstream, up: way(), down: way(), is_refused: false }
     }
 }
 
 /// Relays until the end. `count` is told of all bytes of payload as they are sent on, and of those that were not after
 /// all. The sockets are closed when the future is gone; here it is decided whether with FIN or RST.
 pub async fn run(ring: &Ring, line: Line, terms: Terms, cut: &Cut, count: impl Fn(Direction, i64)) -> Tally {
-    let Line { client: Inlet { socket: client, receive, ahead }, upstream, up, down } = line;
+    let Line { client: Inlet { socket: client, receive, ahead }, upstream, up, down, is_refused } = line;
     let up = Half::new(receive, ahead, up);
     let Inlet { socket: upstream, receive, ahead } = upstream;
     let mut relay = Relay {
@@ -129,6 +131,9 @@ pub async fn run(ring: &Ring, line: Line, terms: Terms, cut: &Cut, count: impl F
         closing: false,
         deadline: Deadline::new(ring, terms),
     };
+    if is_refused {
+        relay.begin_close(ring);
+    }
     let (reason, blame) = poll_fn(|context| relay.poll(ring, cut, &count, context)).await;
     if cut.why().is_some() {
         relay.client.reset_on_close();
@@ -215,20 +220,20 @@ impl Relay {
 
     /// Where a plugin closes the connection, both directions end with what is queued.
     fn note_close(&mut self, ring: &Ring, up: Progress, down: Progress, context: &Context<'_>) {
-        if self.closing || !(up.close || down.close) {
-            return;
+        if !self.closing && (up.close || down.close) {
+            self.begin_close(ring);
+            // What was finished here has yet to be looked at.
+            context.waker().wake_by_ref();
+            ring.note_activity();
         }
+    }
+
+    /// Both directions end with what is queued.
+    fn begin_close(&mut self, ring: &Ring) {
         self.closing = true;
-        if !up.close {
-            self.up.finish(ring);
-        }
-        if !down.close {
-            self.down.finish(ring);
-        }
+        self.up.finish(ring);
+        self.down.finish(ring);
         self.deadline.begin_half_closed();
-        // What was finished here has yet to be looked at.
-        context.waker().wake_by_ref();
-        ring.note_activity();
     }
 
     fn note_trouble(&mut self, direction: Direction, trouble: Trouble) {

@@ -35,6 +35,18 @@ impl Buffers {
         self.0.borrow_mut()
     }
 
+    /// Whether more buffers are in use than the pool began with: who holds few bytes for long should hold no buffer.
+    #[must_use]
+    pub fn is_under_pressure(&self) -> bool {
+        self.borrow().has_grown()
+    }
+
+    /// Private buffers that could be had.
+    #[must_use]
+    pub fn private_available(&self) -> usize {
+        self.borrow().private_available()
+    }
+
     /// An empty private buffer of [`PRIVATE_BUFFER`] bytes; `None` when all are in use.
     #[must_use]
     pub fn take(&self) -> Option<Buffer> {
@@ -220,6 +232,14 @@ impl Drop for Queue {
         let rest = self.take();
         self.pool.release(rest);
     }
+}
+
+/// How full a pool is, in buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    pub free: u32,
+    pub total: u32,
+    pub watermark: u32,
 }
 
 /// One buffer in the hands of whoever works on its bytes: what is filled, and room behind it. Goes back to the pool when

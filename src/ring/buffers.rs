@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 
+use super::buffer::Counts;
 use super::chain::{Chain, NIL};
 use super::mapping::Mapping;
 
@@ -174,6 +175,11 @@ impl Pool {
         }
         self.private_table.push(empty);
         Some((self.capacity as usize + self.private_table.len() - 1) as u16)
+    }
+
+    /// Private buffers that could be had.
+    pub(super) fn private_available(&self) -> usize {
+        private_capacity(self.capacity) - self.private_table.len() + self.private_free.len()
     }
 
     /// Gives the memory of free buffers above the first step back to the system; they stay usable.
@@ -435,14 +441,6 @@ impl Pool {
 /// Private buffers of a pool: as many as those that the kernel fills, within what ids can name.
 fn private_capacity(capacity: u32) -> usize {
     (capacity as usize).min(usize::from(NIL) - capacity as usize)
-}
-
-/// How full a pool is, in buffers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
-    pub free: u32,
-    pub total: u32,
-    pub watermark: u32,
 }
 
 #[cfg(test)]

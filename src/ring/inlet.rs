@@ -3,10 +3,14 @@
 use std::future::poll_fn;
 use std::io;
 use std::task::Poll;
+use std::time::Duration;
 
 use super::buffer::Queue;
 use super::receive::{Ask, First, Receive, Received};
 use super::socket::Socket;
+
+/// Between two looks at whether the shard has a buffer again.
+const NO_BUFFER_PAUSE: Duration = Duration::from_millis(5);
 
 /// A socket whose first bytes are read by one stage after the other: what a stage leaves is the next one's.
 pub struct Inlet {
@@ -25,22 +29,22 @@ impl Inlet {
     /// Waits for more bytes, about `at_once` at most, which come behind [`Inlet::ahead`]; false at the end of the stream.
     ///
     /// # Errors
-    /// As recv(2); ENOBUFS when the shard has no buffer left.
+    /// As recv(2).
     pub async fn more(&mut self, at_once: u32) -> io::Result<bool> {
-        let Self { receive, ahead, .. } = self;
-        poll_fn(|context| {
-            receive.poll(context, || Ask { total: at_once, at_once }).map(|received| match received {
+        let Self { receive, ahead, socket } = self;
+        loop {
+            match poll_fn(|context| receive.poll(context, || Ask { total: at_once, at_once })).await {
                 Received::Data(chain) => {
                     ahead.append(chain);
                     ahead.compact();
-                    Ok(true)
+                    return Ok(true);
                 }
-                Received::End => Ok(false),
-                Received::NoBuffer => Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
-                Received::Failed(error) => Err(error),
-            })
-        })
-        .await
+                Received::End => return Ok(false),
+                // It waits for its turn as long as whoever asks lets it.
+                Received::NoBuffer => socket.ring().sleep(NO_BUFFER_PAUSE).await,
+                Received::Failed(error) => return Err(error),
+            }
+        }
     }
 
     /// Begins to receive about `at_once` bytes, for [`Inlet::catch_up`] to find.

@@ -29,8 +29,8 @@ pub(crate) mod tests;
 mod timer;
 
 pub use accept::{Accept, Appetite};
-pub use buffer::{Buffer, Buffers, Queue};
-pub use buffers::{Counts, PRIVATE_BUFFER};
+pub use buffer::{Buffer, Buffers, Counts, Queue};
+pub use buffers::PRIVATE_BUFFER;
 pub use chain::Chain;
 pub use driver::Pacing;
 pub use inlet::Inlet;

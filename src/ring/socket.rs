@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, SockRef};
 
+use super::Ring;
 use super::accept::Accept;
 use super::buffer::Buffers;
 use super::chain::Chain;
@@ -31,6 +32,10 @@ pub struct Socket {
 impl Socket {
     pub(super) fn new(core: &Rc<Core>, fd: OwnedFd, single_shot: bool) -> Self {
         Self { core: Rc::clone(core), descriptor: File::new(core, fd), single_shot }
+    }
+
+    pub(super) fn ring(&self) -> Ring {
+        Ring(Rc::clone(&self.core))
     }
 
     /// The buffers of the socket's ring.

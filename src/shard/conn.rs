@@ -55,7 +55,8 @@ async fn live(session: &Session, permit: Option<Permit>, client: Socket) -> Outc
 async fn establish(session: &Session, permit: Option<Permit>, client: Socket) -> Result<(Line, Place), Outcome> {
     let mut greeted = greet(session, client, permit).await?;
     let reached = reach(session, &mut greeted).await?;
-    let (line_up, line_down) = open_plugins(session, &greeted, &reached)?.unzip();
+    let Opened { lines, is_refused } = open_plugins(session, &greeted, &reached)?;
+    let (line_up, line_down) = lines.unzip();
     let pool = session.shard().ring().pool();
     let (Greeted { inlet: client, tls: inside, .. }, Reached { inlet: upstream, place, tls: outside, preface }) =
         (greeted, reached);
@@ -64,19 +65,23 @@ async fn establish(session: &Session, permit: Option<Permit>, client: Socket) ->
     let up = Way { preface, transform: Transform::new(Direction::Up, pool, open_up, line_up, seal_up) };
     let down = Transform::new(Direction::Down, pool, open_down, line_down, seal_down);
     let down = Way { preface: Queue::new(pool), transform: down };
-    Ok((Line { client, upstream, up, down }, place))
+    Ok((Line { client, upstream, up, down, is_refused }, place))
 }
 
-/// The plugins of both directions; `None` where nobody wants to see the connection.
-fn open_plugins(
-    session: &Session,
-    greeted: &Greeted,
-    reached: &Reached,
-) -> Result<Option<(plugin::Line, plugin::Line)>, Outcome> {
+/// What plugins say to a connection.
+#[derive(Default)]
+struct Opened {
+    /// Both directions; `None` where nobody wants to see the connection.
+    lines: Option<(plugin::Line, plugin::Line)>,
+    /// It is to be closed, without another byte.
+    is_refused: bool,
+}
+
+fn open_plugins(session: &Session, greeted: &Greeted, reached: &Reached) -> Result<Opened, Outcome> {
     let generation = session.generation();
     let instances = &generation.plugins[session.listener_index()];
     if instances.is_empty() {
-        return Ok(None);
+        return Ok(Opened::default());
     }
     let live = session.live();
     let backend = reached.place.backend();
@@ -98,17 +103,14 @@ fn open_plugins(
         user: None,
     };
     let sides = [&greeted.inlet.socket, &reached.inlet.socket];
-    plugin::Streams::open(session.shard().ring().pool(), instances, &facts).map_err(|refusal| match refusal {
-        Refusal::Close => Outcome { state: State::Closed, reason: Reason::PluginClosed, blame: None },
-        Refusal::Reset => {
-            sides.into_iter().for_each(Socket::reset_on_close);
-            Outcome::failed(Reason::PluginReset, Blame::Policy)
-        }
-        Refusal::Fault(_) => {
-            sides.into_iter().for_each(Socket::reset_on_close);
-            Outcome::failed(Reason::PluginFault, Blame::Proxy)
-        }
-    })
+    let outcome = match plugin::Streams::open(session.shard().ring().pool(), instances, &facts) {
+        Ok(lines) => return Ok(Opened { lines, is_refused: false }),
+        Err(Refusal::Close) => return Ok(Opened { lines: None, is_refused: true }),
+        Err(Refusal::Reset) => Outcome::failed(Reason::PluginReset, Blame::Policy),
+        Err(Refusal::Fault(_)) => Outcome::failed(Reason::PluginFault, Blame::Proxy),
+    };
+    sides.into_iter().for_each(Socket::reset_on_close);
+    Err(outcome)
 }
 
 /// For the test of what a panic costs: in debug builds, sessions from the address ARUS_TEST_PANIC panic as they relay.

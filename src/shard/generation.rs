@@ -25,14 +25,18 @@ impl Generation {
     pub(super) fn new(snapshot: Arc<Snapshot>, handed: Vec<Handed>, before: Option<&Self>) -> Rc<Self> {
         let pickers = snapshot.plan.upstreams.iter().map(Picker::new).collect();
         let kept = before.map_or(&[][..], |before| &before.instances);
+        // Without one of its plugins a listener must not go on, as that may be a filter: better no shard than such a one.
         let instance = |Handed { id, opened }| match opened {
-            Some(opened) => Some(Instance::new(opened)),
-            None => kept.iter().find(|instance| instance.process().id == id).cloned(),
+            Some(opened) => Instance::new(opened),
+            None => {
+                let kept = kept.iter().find(|instance| instance.process().id == id);
+                Rc::clone(kept.expect("control leaves out only what it has handed to every shard before"))
+            }
         };
-        let instances: Vec<Rc<Instance>> = handed.into_iter().filter_map(instance).collect();
-        let of_index = |index: &PluginIndex| instances.get(usize::from(index.0)).cloned();
+        let instances: Vec<Rc<Instance>> = handed.into_iter().map(instance).collect();
+        let of_index = |index: &PluginIndex| Rc::clone(&instances[usize::from(index.0)]);
         let listeners = snapshot.plan.listeners.iter();
-        let plugins = listeners.map(|listener| listener.plugins.iter().filter_map(of_index).collect()).collect();
+        let plugins = listeners.map(|listener| listener.plugins.iter().map(of_index).collect()).collect();
         Rc::new(Self { snapshot, pickers, instances, plugins })
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use super::counters::{ListenerState, ShardStats};
+use super::counters::{Handshake, ListenerState, ShardStats};
 use super::latency::{Latencies, Measure};
 use crate::policy::budget::Budget;
 use crate::types::{Blame, Reason, ShardId, Stage};
@@ -93,6 +93,17 @@ pub struct ListenerTotals {
     pub rejected: BTreeMap<&'static str, u64>,
     /// Failed, by stage and blame; pairs that never came are left out.
     pub failed: Vec<Failed>,
+    /// TLS handshakes with clients, by version and result; pairs that never came are left out.
+    pub handshakes: Vec<Handshakes>,
+}
+
+/// TLS handshakes of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Handshakes {
+    /// Empty for those that failed: mostly there is no version yet.
+    pub version: &'static str,
+    pub result: &'static str,
+    pub count: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -211,6 +222,7 @@ impl ListenerTotals {
             ..Self::default()
         };
         let mut failed = [[0u64; Blame::ALL.len()]; Stage::ALL.len()];
+        let mut handshakes = [0u64; Handshake::ALL.len()];
         for shard in &state.counters {
             totals.active += read(&shard.active);
             totals.closed += read(&shard.closed);
@@ -223,6 +235,7 @@ impl ListenerTotals {
                     *totals.rejected.entry(reason.label()).or_default() += count;
                 }
             }
+            handshakes.iter_mut().zip(&shard.handshakes).for_each(|(sum, count)| *sum += read(count));
             for (sums, counts) in failed.iter_mut().zip(&shard.failed) {
                 sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += read(count));
             }
@@ -231,6 +244,10 @@ impl ListenerTotals {
             for (blame, count) in Blame::ALL.iter().zip(sums).filter(|(_, count)| *count > 0) {
                 totals.failed.push(Failed { stage: stage.label(), blame: blame.label(), count });
             }
+        }
+        for (handshake, count) in Handshake::ALL.into_iter().zip(handshakes).filter(|(_, count)| *count > 0) {
+            let (version, result) = handshake.labels();
+            totals.handshakes.push(Handshakes { version, result, count });
         }
         totals
     }

@@ -32,6 +32,8 @@ const KEY_UPDATE: u8 = 24;
 pub struct Opener {
     keys: Keys,
     control: Rc<Control>,
+    /// The beginning of a record whose rest is awaited, where buffers are scarce.
+    stash: Vec<u8>,
     /// A message after the handshake of which a part has come.
     message: Vec<u8>,
     /// Records in a row that brought no payload.
@@ -42,12 +44,15 @@ pub struct Opener {
 
 impl Opener {
     pub(super) fn new(keys: Keys, control: Rc<Control>) -> Self {
-        Self { keys, control, message: Vec::new(), idle: 0, ended: false }
+        Self { keys, control, stash: Vec::new(), message: Vec::new(), idle: 0, ended: false }
     }
 
     /// Opens what has come in full, as far as there is `room`. `ended` says that nothing comes after the inbox.
     pub fn run(&mut self, pool: &Buffers, inbox: &mut Chain, ended: bool, outbox: &mut Chain, room: usize) -> Turn {
         let most = outbox.len() + room;
+        if !inbox.is_empty() && !self.unstash(pool, inbox) {
+            return Turn::NoBuffer;
+        }
         while !self.ended {
             let Some(len) = (match next_record(pool, inbox) {
                 Ok(len) => len,
@@ -69,7 +74,34 @@ impl Opener {
             return Turn::Ended;
         }
         // RFC 8446 section 6.1: an end without close_notify may be an attacker's.
-        if ended { Turn::Broken(Reason::TlsTruncated) } else { Turn::Wants }
+        if ended {
+            return Turn::Broken(Reason::TlsTruncated);
+        }
+        self.stash(pool, inbox);
+        Turn::Wants
+    }
+
+    /// Keeps the beginning of a record in memory of its own size, where buffers are scarce: whoever sends one byte of a
+    /// record and falls silent holds no buffer.
+    fn stash(&mut self, pool: &Buffers, inbox: &mut Chain) {
+        if !inbox.is_empty() && pool.is_under_pressure() {
+            self.stash.reserve_exact(inbox.len());
+            pool.copy_front(inbox, inbox.len(), &mut self.stash);
+            pool.release(std::mem::take(inbox));
+        }
+    }
+
+    /// Puts what was stashed back before what has come; false when there is no buffer for it.
+    fn unstash(&mut self, pool: &Buffers, inbox: &mut Chain) -> bool {
+        if self.stash.is_empty() {
+            return true;
+        }
+        let Some(mut buffer) = pool.take() else { return false };
+        // Less than a record, which fits.
+        buffer.extend(&self.stash);
+        pool.push_front(inbox, buffer);
+        self.stash = Vec::new();
+        true
     }
 
     /// Opens the record of `len` bytes at the front; false when there is no buffer for it, and it stays.

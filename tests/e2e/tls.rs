@@ -321,6 +321,9 @@ fn facts_of_the_hello_are_told() {
     let session = arus.sessions().remove(0);
     assert_eq!((&session["sni"], &session["alpn"]), (&"a.test".into(), &"h2".into()), "{session}");
     assert!(session["tls_version"].as_str().is_some_and(|version| version.contains("1.3")), "{session}");
+    let listener = &arus.status()["listeners"][0];
+    let handshakes = serde_json::json!([{ "version": "1.3", "result": "full", "count": 1 }]);
+    assert_eq!(listener["handshakes"], handshakes, "{listener:#}");
     drop(stream);
     assert_eq!(arus.finished(1)[0]["sni"], "a.test");
 }

@@ -145,6 +145,9 @@ pub struct Listener {
     /// By reason; those that never happened are left out.
     pub rejected: BTreeMap<String, u64>,
     pub failed: Vec<Failed>,
+    /// TLS handshakes with clients; kinds that never came are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub handshakes: Vec<Handshakes>,
     /// Those in use, where TLS is terminated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<Certificate>,
@@ -158,6 +161,15 @@ pub struct Certificate {
     /// RFC 3339, UTC.
     pub not_before: String,
     pub not_after: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Handshakes {
+    /// 1.2 or 1.3; empty for those that failed.
+    pub version: String,
+    /// full | resumed | failed
+    pub result: String,
+    pub count: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -294,6 +306,11 @@ impl From<ListenerTotals> for Listener {
             blame: failed.blame.into(),
             count: failed.count,
         });
+        let handshakes = listener.handshakes.iter().map(|handshakes| Handshakes {
+            version: handshakes.version.into(),
+            result: handshakes.result.into(),
+            count: handshakes.count,
+        });
         Self {
             name: listener.listener,
             addresses: listener.addresses,
@@ -304,6 +321,7 @@ impl From<ListenerTotals> for Listener {
             flow: listener.traffic.into(),
             rejected: listener.rejected.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
             failed: failed.collect(),
+            handshakes: handshakes.collect(),
             certificates: Vec::new(),
         }
     }

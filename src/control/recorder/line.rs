@@ -35,6 +35,9 @@ struct Line<'s> {
     blame: Option<&'static str>,
     reason: Option<&'static str>,
     rule: Option<&'s str>,
+    alpn: Option<&'s str>,
+    tls_version: Option<&'static str>,
+    tls_cipher: Option<&'static str>,
 }
 
 /// A value that is written by its `Display`.
@@ -71,12 +74,13 @@ impl Serialize for Millis {
 
 impl<'s> Line<'s> {
     fn of(summary: &'s Summary) -> Self {
+        let tls = summary.tls.as_deref();
         Self {
             time: Text::of(humantime::format_rfc3339_millis(summary.start)),
             id: Text::of(summary.id),
             listener: &summary.listener,
             source: Text::of(summary.source),
-            sni: summary.tls.as_ref().and_then(|tls| tls.sni.as_deref()),
+            sni: tls.and_then(|tls| tls.sni.as_deref()),
             user: None,
             target: None,
             backend: summary.backend.as_ref().map(|backend| Text::of(&backend.address)),
@@ -90,6 +94,9 @@ impl<'s> Line<'s> {
             blame: summary.blame.map(|blame| blame.label()),
             reason: summary.reason.map(|reason| reason.label()),
             rule: None,
+            alpn: tls.and_then(|tls| tls.alpn.as_deref()),
+            tls_version: tls.and_then(|tls| tls.version),
+            tls_cipher: tls.and_then(|tls| tls.cipher),
         }
     }
 }
@@ -140,6 +147,9 @@ fn append_text(out: &mut Vec<u8>, line: &Line<'_>) {
     field("blame", line.blame.as_ref().map(|blame| blame as _));
     field("reason", line.reason.as_ref().map(|reason| reason as _));
     field("rule", line.rule.as_ref().map(|rule| rule as _));
+    field("alpn", line.alpn.as_ref().map(|alpn| alpn as _));
+    field("tls_version", line.tls_version.as_ref().map(|version| version as _));
+    field("tls_cipher", line.tls_cipher.as_ref().map(|cipher| cipher as _));
     out.extend_from_slice(text.as_bytes());
 }
 
@@ -211,7 +221,7 @@ mod tests {
             "time=2024-05-06T07:08:09.123Z id=00000000-0000-0000-0000-00000000002a listener=web \
              source=[2001:db8::1]:40000 sni=- user=- target=- backend=192.0.2.1:80 bytes_up=12 bytes_down=345 \
              duration_ms=1500.000 connect_ms=0.250 first_byte_ms=- state=closed stage=relay blame=client \
-             reason=reset rule=-\n"
+             reason=reset rule=- alpn=- tls_version=- tls_cipher=-\n"
         );
     }
 

@@ -142,5 +142,5 @@ pub fn check(plan: &Plan, file: &str) -> Vec<Finding> {
 }
 
 fn problem(at: Place, message: impl Into<String>) -> Problem {
-    Problem { line: at.line, column: at.column, message: message.into(), is_in_use: false }
+    Problem { line: at.line, column: at.column, message: message.into(), is_in_use: false, is_configuration: true }
 }

@@ -122,7 +122,10 @@ impl Libraries {
 type Opened = (Handle, Result<Checked, LoadError>);
 
 fn open(image: &Image) -> Result<Opened, LoadError> {
-    let path = format!("/proc/self/fd/{}", image.memory.as_raw_fd());
+    // Debuggers look the library up by this path, and `self` would be the debugger (gdb would wait for ever on a
+    // descriptor of its own). What /proc says of this process is right in any PID namespace.
+    let own = std::fs::read_link("/proc/self").map_err(|error| LoadError::Image(format!("/proc/self: {error}")))?;
+    let path = format!("/proc/{}/fd/{}", own.display(), image.memory.as_raw_fd());
     // SAFETY: this runs the library's initialisers, as loading a plugin must: whoever wrote the configuration asked for
     // that code, and `image::read` has refused files that others could have written.
     let handle = unsafe { Handle::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };

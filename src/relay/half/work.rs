@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::{Back, Flow, Half, Progress, Trouble, limit};
+use super::{Back, Flow, Half, Progress, SHARE_OF_AVAILABLE, Trouble, limit};
 use crate::relay::transform::Turn;
 use crate::ring::{Ring, Send, Socket, Timer};
 use crate::types::{Blame, Reason};
@@ -43,7 +43,9 @@ impl Half {
             return None;
         }
         let held = self.queue.count() + self.sending.as_ref().map_or(0, Send::buffers);
-        let room = limit(ring).saturating_sub(held) * ring.buffer_size();
+        // As slow readers become many, each may make less of what is left for all.
+        let private = (ring.pool().private_available() / SHARE_OF_AVAILABLE).max(1);
+        let room = limit(ring).min(private).saturating_sub(held) * ring.buffer_size();
         if matches!(self.work, Work::Done) {
             ring.release(self.inbox.take());
             return None;
@@ -136,7 +138,7 @@ impl Half {
 
     /// Ends the direction after what is queued: a plugin wants the connection closed.
     pub(in crate::relay) fn finish(&mut self, ring: &Ring) {
-        if self.flow.is_over() {
+        if self.flow.is_over() || matches!(self.work, Work::Done) {
             return;
         }
         self.aside = None;

@@ -31,6 +31,9 @@ pub(crate) struct BackendArgs {
     /// Stay on this CPU
     #[arg(long)]
     cpu: Option<usize>,
+    /// Every connection begins with a PROXY header, version 2; it is swallowed
+    #[arg(long)]
+    proxy_header: bool,
 }
 
 pub(crate) fn run(args: &BackendArgs) -> Result<()> {
@@ -41,7 +44,7 @@ pub(crate) fn run(args: &BackendArgs) -> Result<()> {
     net::precise_timeouts()?;
     let listener = net::listen(args.listen)?;
     crate::say_listening(listener.local_addr()?)?;
-    Backend::new(listener)?.serve()
+    Backend::new(listener, args.proxy_header)?.serve()
 }
 
 /// What a connection is busy with.
@@ -63,12 +66,15 @@ struct Connection {
     interest: Interest,
     inbox: [u8; INBOX],
     filled: usize,
+    /// A PROXY header is still to come.
+    is_before_header: bool,
     /// Where the next paced stream of this connection goes on.
     paced_until: Option<Instant>,
 }
 
 struct Backend {
     listener: TcpListener,
+    takes_header: bool,
     poll: Poll,
     connections: Slab<Connection>,
     /// Connections whose paced stream waits for its time.
@@ -79,11 +85,12 @@ struct Backend {
 }
 
 impl Backend {
-    fn new(listener: TcpListener) -> Result<Self> {
+    fn new(listener: TcpListener, takes_header: bool) -> Result<Self> {
         let poll = Poll::new()?;
         poll.add(&listener, LISTENER, Interest::Read)?;
         Ok(Self {
             listener,
+            takes_header,
             poll,
             connections: Slab::with_capacity(8_192),
             paced: Vec::new(),
@@ -119,6 +126,7 @@ impl Backend {
                         interest: Interest::Read,
                         inbox: [0; INBOX],
                         filled: 0,
+                        is_before_header: self.takes_header,
                         paced_until: None,
                     });
                 }
@@ -201,6 +209,14 @@ impl Connection {
     /// Serves whole asks from the inbox until one takes the connection over.
     fn serve_asks(&mut self, answer: &mut Answer) -> io::Result<Next> {
         let mut taken = 0;
+        if self.is_before_header {
+            match wire::proxy_header_len(&self.inbox[..self.filled]) {
+                Some(len) if len <= self.filled => taken = len,
+                Some(len) if len <= INBOX => return Ok(Next::Stay),
+                _ => return Ok(Next::Close),
+            }
+            self.is_before_header = false;
+        }
         while taken < self.filled && matches!(self.work, Work::Asks) {
             let wire = &self.inbox[taken..self.filled];
             let Some(len) = Ask::wire_len(wire[0]) else {

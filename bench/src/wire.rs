@@ -23,6 +23,10 @@ const ECHO_LINGER_KIND: u8 = b'F';
 const RECEIPT_KIND: u8 = b'K';
 const ANSWER_KIND: u8 = b'A';
 
+/// The PROXY protocol, version 2: its signature, and its part of fixed length, which ends with the length of the rest.
+const PROXY_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+const PROXY_FIXED: usize = 16;
+
 /// A prime, so that no buffer size of any proxy divides it and a swapped buffer shows.
 const PERIOD: usize = 65_521;
 /// Distance between the places where a received chunk is compared with the pattern.
@@ -154,6 +158,17 @@ impl Pattern {
     }
 }
 
+/// How long the PROXY header (version 2) is that begins here; its first bytes where that is not known yet. `None`: it
+/// is no such header.
+pub(crate) fn proxy_header_len(wire: &[u8]) -> Option<usize> {
+    let known = wire.len().min(PROXY_SIGNATURE.len());
+    if wire[..known] != PROXY_SIGNATURE[..known] {
+        return None;
+    }
+    let rest = wire.get(PROXY_FIXED - 2..PROXY_FIXED).map_or(0, |len| usize::from(len[0]) << 8 | usize::from(len[1]));
+    Some(PROXY_FIXED + rest)
+}
+
 fn u64_at(wire: &[u8], at: usize) -> Option<u64> {
     wire.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes)
 }
@@ -187,6 +202,17 @@ mod tests {
         assert!(Answer::is_valid(&wire, 5));
         assert!(!Answer::is_valid(&wire, 6));
         assert!(!Answer::is_valid(&wire[..ANSWER - 1], 5));
+    }
+
+    #[test]
+    fn a_proxy_header_says_where_it_ends() {
+        let wire = [PROXY_SIGNATURE, &[0x21, 0x11, 0x01, 0x04], &[0; 260]].concat();
+        assert_eq!(proxy_header_len(&wire), Some(16 + 260));
+        assert_eq!(proxy_header_len(&wire[..16]), Some(16 + 260));
+        for cut in 0..16 {
+            assert_eq!(proxy_header_len(&wire[..cut]), Some(16), "more than {cut} bytes are needed");
+        }
+        assert_eq!(proxy_header_len(&echo(1, true)), None);
     }
 
     #[test]

@@ -1,20 +1,23 @@
 //! New connections all the time: connect, exchange 64 bytes, close; a fixed number in flight.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
+use super::socket::{Socket, Target};
 use super::tally::Tally;
 use super::{Closer, Load, PATIENCE};
-use crate::net::{self, Interest, Poll};
+use crate::net::{Interest, Poll};
 use crate::wire::{self, ECHO};
 
 pub(crate) struct Churn {
-    target: SocketAddr,
+    target: Target,
     in_flight: usize,
     closer: Closer,
+    /// Whether handshakes are measured that a ticket shortens, and no others.
+    resumes: bool,
+    is_measuring: bool,
     poll: Poll,
     visits: Vec<Option<Visit>>,
     tally: Tally,
@@ -23,7 +26,7 @@ pub(crate) struct Churn {
 
 /// One connection, from its dial to its end.
 struct Visit {
-    stream: TcpStream,
+    stream: Socket,
     started: Instant,
     said: [u8; ECHO],
     has_said: bool,
@@ -32,10 +35,10 @@ struct Visit {
 }
 
 impl Churn {
-    pub(crate) fn new(target: SocketAddr, in_flight: usize, closer: Closer) -> Result<Self> {
+    pub(crate) fn new(target: Target, in_flight: usize, closer: Closer, resumes: bool) -> Result<Self> {
         let visits = std::iter::repeat_with(|| None).take(in_flight).collect();
         let poll = Poll::new()?;
-        Ok(Self { target, in_flight, closer, poll, visits, tally: Tally::new(), seq: 0 })
+        Ok(Self { target, in_flight, closer, resumes, is_measuring: false, poll, visits, tally: Tally::new(), seq: 0 })
     }
 
     fn run_until(&mut self, until: Instant) -> Result<()> {
@@ -54,6 +57,9 @@ impl Churn {
                 };
                 match visit.step(readable, writable, self.closer) {
                     Ok(false) => continue,
+                    Ok(true) if self.is_measuring && self.resumes != visit.stream.is_resumed() => {
+                        self.tally.fail("a full handshake, or one with a ticket, where the other was wanted");
+                    }
                     Ok(true) => self.tally.request(visit.started.elapsed()),
                     Err(error) => self.tally.fail(error.to_string()),
                 }
@@ -69,7 +75,7 @@ impl Churn {
     fn begin(&mut self, index: usize) -> Result<()> {
         self.seq += 1;
         let started = Instant::now();
-        let stream = net::dial_later(self.target).context("connect")?;
+        let stream = self.target.dial_later()?;
         self.poll.add(&stream, index, Interest::Edges)?;
         self.visits[index] = Some(Visit {
             stream,
@@ -87,10 +93,16 @@ impl Visit {
     /// Goes on; true once the visit has ended as it should.
     fn step(&mut self, readable: bool, writable: bool, closer: Closer) -> io::Result<bool> {
         if writable && !self.has_said {
-            if let Some(error) = self.stream.take_error()? {
+            if let Some(error) = self.stream.stream.take_error()? {
                 return Err(error);
             }
             self.has_said = self.stream.write(&self.said)? == ECHO;
+        }
+        if writable && self.stream.wants_write() {
+            match self.stream.flush() {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
         }
         if !readable {
             return Ok(false);
@@ -99,6 +111,8 @@ impl Visit {
             // One byte more than the echo has, so that a byte too many shows.
             match self.stream.read(&mut self.heard[self.got..]) {
                 Ok(0) if self.got == ECHO => return Ok(true),
+                // A TLS proxy that forgets close_notify has done its work all the same.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.got == ECHO => return Ok(true),
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => self.got += read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -123,6 +137,7 @@ impl Load for Churn {
     }
 
     fn measure(&mut self, until: Instant) -> Result<Tally> {
+        self.is_measuring = true;
         self.run_until(until)?;
         Ok(std::mem::replace(&mut self.tally, Tally::new()))
     }

@@ -1,31 +1,30 @@
 //! Many connections that exchange one request each and then stay open.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::socket::{Socket, Target};
 use super::tally::Tally;
 use super::{Load, PATIENCE};
-use crate::net;
 use crate::wire::{ANSWER, Answer, Ask};
 
 pub(crate) struct Idle {
-    target: SocketAddr,
+    target: Target,
     connections: usize,
     before: usize,
-    held: Vec<TcpStream>,
+    held: Vec<Socket>,
 }
 
 impl Idle {
-    pub(crate) fn new(target: SocketAddr, connections: usize, before: usize) -> Self {
+    pub(crate) fn new(target: Target, connections: usize, before: usize) -> Self {
         Self { target, connections, before, held: Vec::with_capacity(connections + before) }
     }
 
     fn open(&mut self) -> Result<Duration> {
         let started = Instant::now();
-        let mut stream = net::dial(self.target, PATIENCE).context("connect")?;
+        let mut stream = self.target.dial(PATIENCE)?;
         exchange(&mut stream, self.held.len() as u64)?;
         self.held.push(stream);
         Ok(started.elapsed())
@@ -56,7 +55,7 @@ impl Load for Idle {
 }
 
 /// One request and its answer on a blocking socket.
-pub(crate) fn exchange(stream: &mut TcpStream, seq: u64) -> Result<()> {
+pub(crate) fn exchange(stream: &mut Socket, seq: u64) -> Result<()> {
     stream.write_all(&Ask::Request { seq }.encode()).context("request")?;
     let mut answer = [0; ANSWER];
     stream.read_exact(&mut answer).context("answer")?;

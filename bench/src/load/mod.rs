@@ -6,15 +6,19 @@
 //! can read the proxy's meters exactly around the load.
 
 mod churn;
+mod flood;
 mod idle;
 mod session;
+mod socket;
 mod tally;
+mod terms;
 mod worker;
 
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
-use std::sync::Barrier;
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,8 +26,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::net;
-pub(crate) use tally::Report;
-use tally::Tally;
+use socket::Target;
+pub(crate) use tally::{Report, Tally};
+pub(crate) use terms::SERVER_NAME;
 
 /// How long anything may take before it counts as an error.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,6 +40,15 @@ pub(crate) struct LoadArgs {
     /// Loopback address of the proxy or backend
     #[arg(long, global = true, default_value = "127.0.0.1:8080")]
     target: SocketAddr,
+    /// Speak TLS; the proxy's certificate, the only one that is taken
+    #[arg(long, global = true, value_name = "FILE")]
+    tls: Option<PathBuf>,
+    /// Loopback address of the proxy's TLS listener; the target where this is absent
+    #[arg(long, global = true)]
+    tls_target: Option<SocketAddr>,
+    /// Make requests without TLS all the same (a flood always speaks it)
+    #[arg(long, global = true)]
+    plain: bool,
     /// CPUs to use, one thread on each
     #[arg(long, global = true, value_delimiter = ',', default_value = "1")]
     cpus: Vec<usize>,
@@ -76,6 +90,9 @@ enum Shape {
         /// Who closes first; the backend by default, which keeps TIME_WAIT off the dialling ports
         #[arg(long, value_enum, default_value_t = Closer::Backend)]
         closer: Closer,
+        /// TLS handshakes with tickets; without it none is resumed
+        #[arg(long)]
+        resume: bool,
     },
     /// Connections that exchange one request each and are held
     Idle {
@@ -94,6 +111,17 @@ enum Shape {
         /// Gbit/s of all streams together
         #[arg(long, default_value_t = 8.0)]
         pace_gbit: f64,
+    },
+    /// Requests while others begin TLS handshakes and leave; needs --tls
+    Flood {
+        #[arg(long, default_value_t = 16)]
+        connections: usize,
+        /// Requests a second in total (open loop)
+        #[arg(long, default_value_t = 2_000.0)]
+        rate: f64,
+        /// Handshakes under way
+        #[arg(long, default_value_t = 64)]
+        in_flight: usize,
     },
 }
 
@@ -119,6 +147,7 @@ trait Load {
 
 pub(crate) fn run(args: &LoadArgs) -> Result<()> {
     net::ensure_loopback(args.target)?;
+    net::ensure_loopback(args.tls_target.unwrap_or(args.target))?;
     net::raise_descriptor_limit()?;
     ensure!(!args.cpus.is_empty(), "no CPU to run on");
     ensure!(args.seconds > 0.0 && args.seconds <= 600.0, "--seconds must be within 0 and 600");
@@ -181,26 +210,37 @@ fn prepare(args: &LoadArgs, index: usize) -> Result<Box<dyn Load>> {
     // The first threads take one more where the number does not divide.
     let share = |total: usize| total / threads + usize::from(index < total % threads);
     let fraction = 1.0 / threads as f64;
+    let tls = args.tls.as_deref().map(|certificate| terms::client(certificate, args.shape.resumes())).transpose()?;
+    let tls_address = args.tls_target.unwrap_or(args.target);
+    let target = match &tls {
+        Some(tls) if !args.plain => Target { address: tls_address, tls: Some(Arc::clone(tls)) },
+        _ => Target { address: args.target, tls: None },
+    };
     let mut load: Box<dyn Load> = match args.shape {
         Shape::Rr { connections, rate } => {
             let rate = rate.map(|rate| rate * fraction);
-            Box::new(worker::Worker::new(args.target)?.requests(share(connections), rate))
+            Box::new(worker::Worker::new(target)?.requests(share(connections), rate))
         }
         Shape::Bulk { streams, direction: Direction::Down, pace_gbit } => {
             let pace = pace_gbit.map(|gbit| bytes_per_stream(gbit, streams));
-            Box::new(worker::Worker::new(args.target)?.downloads(share(streams), pace))
+            Box::new(worker::Worker::new(target)?.downloads(share(streams), pace))
         }
         Shape::Bulk { streams, direction: Direction::Up, .. } => {
-            Box::new(worker::Worker::new(args.target)?.uploads(share(streams)))
+            Box::new(worker::Worker::new(target)?.uploads(share(streams)))
         }
-        Shape::Conn { in_flight, closer } => Box::new(churn::Churn::new(args.target, share(in_flight), closer)?),
-        Shape::Idle { connections, before } => {
-            Box::new(idle::Idle::new(args.target, share(connections), share(before)))
+        Shape::Conn { in_flight, closer, resume } => {
+            Box::new(churn::Churn::new(target, share(in_flight), closer, resume)?)
         }
+        Shape::Idle { connections, before } => Box::new(idle::Idle::new(target, share(connections), share(before))),
         Shape::Mixed { connections, streams, pace_gbit } => {
             let pace = Some(bytes_per_stream(pace_gbit, streams));
-            let worker = worker::Worker::new(args.target)?;
+            let worker = worker::Worker::new(target)?;
             Box::new(worker.requests(share(connections), None).downloads(share(streams), pace))
+        }
+        Shape::Flood { connections, rate, in_flight } => {
+            let tls = tls.context("a flood of handshakes needs --tls")?;
+            let worker = worker::Worker::new(target)?.requests(share(connections), Some(rate * fraction));
+            Box::new(flood::Flood::new(worker, tls_address, &tls, share(in_flight))?)
         }
     };
     load.prepare(Duration::from_secs_f64(args.warmup.clamp(0.0, 60.0))).context("while warming up")?;
@@ -212,6 +252,10 @@ fn bytes_per_stream(gbit: f64, streams: usize) -> u64 {
 }
 
 impl Shape {
+    fn resumes(&self) -> bool {
+        matches!(self, Self::Conn { resume: true, .. })
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Self::Rr { .. } => "rr",
@@ -219,6 +263,7 @@ impl Shape {
             Self::Conn { .. } => "conn",
             Self::Idle { .. } => "idle",
             Self::Mixed { .. } => "mixed",
+            Self::Flood { .. } => "flood",
         }
     }
 }

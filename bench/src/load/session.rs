@@ -5,9 +5,9 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::time::Instant;
 
+use super::socket::Socket;
 use super::tally::Tally;
 use crate::net::Interest;
 use crate::wire::{self, ANSWER, ASK, Answer, Ask, CHUNK, Pattern, RECEIPT};
@@ -38,7 +38,7 @@ impl Tools {
 }
 
 pub(crate) struct Session {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Socket,
     work: Work,
 }
 
@@ -77,17 +77,17 @@ struct Upload {
 }
 
 impl Session {
-    pub(crate) fn requests(stream: TcpStream, closed_loop: bool) -> Self {
+    pub(crate) fn requests(stream: Socket, closed_loop: bool) -> Self {
         let work =
             Work::Requests(Requests { closed_loop, seq: 0, due: None, behind: VecDeque::new(), pieces: Vec::new() });
         Self { stream, work }
     }
 
-    pub(crate) fn download(stream: TcpStream, pace: u64) -> Self {
+    pub(crate) fn download(stream: Socket, pace: u64) -> Self {
         Self { stream, work: Work::Download(Download { pace, in_flight: 0, offset: 0 }) }
     }
 
-    pub(crate) fn upload(stream: TcpStream) -> Self {
+    pub(crate) fn upload(stream: Socket) -> Self {
         let ask = Ask::Up { bytes: BLOCK }.encode();
         let upload = Upload { in_flight: 0, ask, ask_sent: ASK, offset: BLOCK, receipt: [0; RECEIPT], got: 0 };
         Self { stream, work: Work::Upload(upload) }
@@ -129,12 +129,25 @@ impl Session {
     pub(crate) fn interest(&self) -> Interest {
         match &self.work {
             Work::Upload(upload) if upload.has_bytes_to_send() => Interest::Write,
+            _ if self.stream.wants_write() => Interest::Write,
             _ => Interest::Read,
         }
     }
 
-    /// Goes on after the socket became ready.
-    pub(crate) fn step(&mut self, tools: &mut Tools) -> io::Result<()> {
+    /// Goes on after the socket became ready, as far as it can without another event.
+    pub(crate) fn go_on(&mut self, tools: &mut Tools) -> io::Result<()> {
+        match self.stream.flush() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            flushed => flushed?,
+        }
+        self.step(tools)?;
+        while self.stream.has_more() {
+            self.step(tools)?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, tools: &mut Tools) -> io::Result<()> {
         let stepped = match &mut self.work {
             Work::Requests(requests) => requests.step(&mut self.stream, tools),
             Work::Download(download) => download.step(&mut self.stream, tools),
@@ -148,13 +161,13 @@ impl Session {
 }
 
 impl Requests {
-    fn send(&mut self, stream: &mut TcpStream, due: Instant) -> io::Result<()> {
+    fn send(&mut self, stream: &mut Socket, due: Instant) -> io::Result<()> {
         self.seq += 1;
         self.due = Some(due);
         write_whole(stream, &Ask::Request { seq: self.seq }.encode())
     }
 
-    fn step(&mut self, stream: &mut TcpStream, tools: &mut Tools) -> io::Result<()> {
+    fn step(&mut self, stream: &mut Socket, tools: &mut Tools) -> io::Result<()> {
         let read = read_some(stream, &mut tools.scratch)?;
         let Some(due) = self.due else {
             return Err(bad("bytes that nobody asked for"));
@@ -185,7 +198,7 @@ impl Requests {
 }
 
 impl Download {
-    fn ask(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+    fn ask(&mut self, stream: &mut Socket) -> io::Result<()> {
         while self.in_flight < BLOCKS_IN_FLIGHT {
             write_whole(stream, &Ask::Down { bytes: BLOCK, pace: self.pace }.encode())?;
             self.in_flight += 1;
@@ -193,7 +206,7 @@ impl Download {
         Ok(())
     }
 
-    fn step(&mut self, stream: &mut TcpStream, tools: &mut Tools) -> io::Result<()> {
+    fn step(&mut self, stream: &mut Socket, tools: &mut Tools) -> io::Result<()> {
         let want = (BLOCK - self.offset).min(CHUNK as u64) as usize;
         let read = read_some(stream, &mut tools.scratch[..want])?;
         if !tools.pattern.holds(self.offset, &tools.scratch[..read]) {
@@ -223,7 +236,7 @@ impl Upload {
         self.ask_sent < ASK || self.offset < BLOCK
     }
 
-    fn step(&mut self, stream: &mut TcpStream, tools: &mut Tools) -> io::Result<()> {
+    fn step(&mut self, stream: &mut Socket, tools: &mut Tools) -> io::Result<()> {
         if !self.has_bytes_to_send() {
             return self.take_receipt(stream, tools);
         }
@@ -236,7 +249,7 @@ impl Upload {
         Ok(())
     }
 
-    fn take_receipt(&mut self, stream: &mut TcpStream, tools: &mut Tools) -> io::Result<()> {
+    fn take_receipt(&mut self, stream: &mut Socket, tools: &mut Tools) -> io::Result<()> {
         self.got += read_some(stream, &mut self.receipt[self.got..])?;
         if self.got < RECEIPT {
             return Ok(());
@@ -259,7 +272,7 @@ impl Upload {
     }
 }
 
-fn read_some(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+fn read_some(stream: &mut Socket, buffer: &mut [u8]) -> io::Result<usize> {
     match stream.read(buffer)? {
         0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the proxy closed the connection")),
         read => Ok(read),
@@ -267,7 +280,7 @@ fn read_some(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// Asks are small and few on a connection: they always fit its send buffer.
-fn write_whole(stream: &mut TcpStream, wire: &[u8]) -> io::Result<()> {
+fn write_whole(stream: &mut Socket, wire: &[u8]) -> io::Result<()> {
     match stream.write(wire)? {
         sent if sent == wire.len() => Ok(()),
         _ => Err(bad("an ask was cut")),

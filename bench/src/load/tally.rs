@@ -13,6 +13,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 pub(crate) struct Tally {
     latency_ns: Histogram<u64>,
     pub(crate) bytes: u64,
+    /// Handshakes that a flood got an answer to.
+    pub(crate) flooded: u64,
     pub(crate) errors: u64,
     pub(crate) first_error: Option<String>,
 }
@@ -26,6 +28,7 @@ pub(crate) struct Report {
     pub(crate) requests_per_s: f64,
     pub(crate) bytes: u64,
     pub(crate) gbit_per_s: f64,
+    pub(crate) flooded_per_s: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
@@ -38,7 +41,7 @@ impl Tally {
     pub(crate) fn new() -> Self {
         let latency_ns =
             Histogram::new_with_bounds(1, LONGEST.as_nanos() as u64, 3).expect("the bounds are constants that fit");
-        Self { latency_ns, bytes: 0, errors: 0, first_error: None }
+        Self { latency_ns, bytes: 0, flooded: 0, errors: 0, first_error: None }
     }
 
     pub(crate) fn request(&mut self, took: Duration) {
@@ -53,6 +56,7 @@ impl Tally {
     pub(crate) fn add(&mut self, other: &Self) -> Result<()> {
         self.latency_ns.add(&other.latency_ns)?;
         self.bytes += other.bytes;
+        self.flooded += other.flooded;
         self.errors += other.errors;
         if self.first_error.is_none() {
             self.first_error.clone_from(&other.first_error);
@@ -70,6 +74,7 @@ impl Tally {
             requests_per_s: requests as f64 / seconds,
             bytes: self.bytes,
             gbit_per_s: self.bytes as f64 * 8.0 / 1e9 / seconds,
+            flooded_per_s: self.flooded as f64 / seconds,
             p50_us: us(0.5),
             p99_us: us(0.99),
             p999_us: us(0.999),

@@ -1,17 +1,17 @@
 //! The event loop of a load thread: many sessions, and the schedule of the open loop.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::session::{Session, Tools};
+use super::socket::{Socket, Target};
 use super::tally::Tally;
 use super::{Load, PATIENCE, idle};
-use crate::net::{self, Interest, Poll};
+use crate::net::{Interest, Poll};
 
 pub(crate) struct Worker {
-    target: SocketAddr,
+    target: Target,
     poll: Poll,
     slots: Vec<Slot>,
     tools: Tools,
@@ -37,7 +37,7 @@ struct Schedule {
 }
 
 impl Worker {
-    pub(crate) fn new(target: SocketAddr) -> Result<Self> {
+    pub(crate) fn new(target: Target) -> Result<Self> {
         Ok(Self {
             target,
             poll: Poll::new()?,
@@ -72,11 +72,11 @@ impl Worker {
         self
     }
 
-    fn open(&mut self, make: impl Fn(std::net::TcpStream) -> Session) -> Result<()> {
-        let mut stream = net::dial(self.target, PATIENCE).context("connect")?;
+    fn open(&mut self, make: impl Fn(Socket) -> Session) -> Result<()> {
+        let mut stream = self.target.dial(PATIENCE)?;
         // Every connection has been all the way to the backend before anything is measured.
         idle::exchange(&mut stream, u64::MAX)?;
-        stream.set_nonblocking(true)?;
+        stream.stream.set_nonblocking(true)?;
         self.poll.add(&stream, self.slots.len(), Interest::Read)?;
         let session = make(stream);
         self.slots.push(Slot { session, interest: Interest::Read, failed: false });
@@ -111,7 +111,7 @@ impl Worker {
                 if slot.failed {
                     continue;
                 }
-                let stepped = slot.session.step(&mut self.tools);
+                let stepped = slot.session.go_on(&mut self.tools);
                 self.settle(index, stepped);
             }
         }
@@ -158,7 +158,7 @@ impl Worker {
                 self.tools.tally.fail(error.to_string());
                 // Ends the events of a dead session; it may not be registered any more.
                 let _ = self.poll.set(&slot.session.stream, index, Interest::Nothing);
-                let _ = slot.session.stream.shutdown(std::net::Shutdown::Both);
+                slot.session.stream.close();
             }
         }
     }

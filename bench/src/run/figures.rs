@@ -26,6 +26,8 @@ pub(crate) enum Metric {
 pub(crate) enum Of {
     Peer(Peer),
     BestSplicing,
+    /// arus itself in another figure.
+    Figure(&'static str),
     /// No peer: the value itself.
     Nothing,
 }
@@ -43,6 +45,8 @@ pub(crate) struct Figure {
     pub(crate) title: &'static str,
     pub(crate) load: &'static [&'static str],
     pub(crate) unit: Unit,
+    /// Who takes part as what; nobody: everybody as they are. The first is the one that the bars are for.
+    pub(crate) cast: &'static [(Peer, Peer)],
     pub(crate) bars: &'static [Bar],
 }
 
@@ -52,14 +56,28 @@ const fn bar(metric: Metric, of: Of, at_most: f64) -> Bar {
 
 const HAPROXY: Of = Of::Peer(Peer::Haproxy);
 const HAPROXY_BUSY: Of = Of::Peer(Peer::HaproxyBusy);
+const HAPROXY_TLS: Of = Of::Peer(Peer::HaproxyTls);
+const NGINX_TLS: Of = Of::Peer(Peer::NginxTls);
 const FLOOR: Of = Of::Peer(Peer::Floor);
 
-pub(crate) const FIGURES: [Figure; 10] = [
+const AS_THEY_ARE: &[(Peer, Peer)] = &[];
+const BUSY: &[(Peer, Peer)] =
+    &[(Peer::Arus, Peer::ArusBusy), (Peer::Haproxy, Peer::HaproxyBusy), (Peer::Haproxy, Peer::Haproxy)];
+const TLS: &[(Peer, Peer)] =
+    &[(Peer::Arus, Peer::ArusTls), (Peer::Haproxy, Peer::HaproxyTls), (Peer::Nginx, Peer::NginxTls)];
+/// Beside arus with a plugin, arus without one that copies as well: only then is the plugin all the difference.
+const PASSING: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusPassing), (Peer::Arus, Peer::ArusCopying)];
+const DETACHING: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusDetaching), (Peer::Arus, Peer::Arus)];
+const PROXYING: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusProxying), (Peer::Arus, Peer::Arus)];
+const FILTERING: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusFilter)];
+
+pub(crate) const FIGURES: [Figure; 25] = [
     Figure {
         name: "rr64",
         title: "64 keep-alive connections, 36 B requests, 1,091 B answers",
         load: &["rr", "--connections", "64"],
         unit: Unit::Request,
+        cast: AS_THEY_ARE,
         bars: &[
             bar(Metric::Cpu, HAPROXY, 0.92),
             bar(Metric::Cpu, FLOOR, 1.05),
@@ -72,6 +90,7 @@ pub(crate) const FIGURES: [Figure; 10] = [
         title: "1,000 keep-alive connections, 36 B requests, 1,091 B answers",
         load: &["rr", "--connections", "1000"],
         unit: Unit::Request,
+        cast: AS_THEY_ARE,
         bars: &[bar(Metric::Cpu, HAPROXY, 0.92), bar(Metric::Cpu, FLOOR, 1.05)],
     },
     Figure {
@@ -79,6 +98,7 @@ pub(crate) const FIGURES: [Figure; 10] = [
         title: "1 keep-alive connection, 36 B requests, 1,091 B answers",
         load: &["rr", "--connections", "1"],
         unit: Unit::Request,
+        cast: AS_THEY_ARE,
         bars: &[bar(Metric::P50, HAPROXY, 1.0), bar(Metric::P99, HAPROXY, 1.0)],
     },
     Figure {
@@ -86,6 +106,7 @@ pub(crate) const FIGURES: [Figure; 10] = [
         title: "open loop, 2,000 requests/s over 16 connections",
         load: &["rr", "--connections", "16", "--rate", "2000"],
         unit: Unit::Request,
+        cast: AS_THEY_ARE,
         bars: &[bar(Metric::P50, HAPROXY, 1.0), bar(Metric::P99, HAPROXY, 1.0)],
     },
     Figure {
@@ -93,6 +114,7 @@ pub(crate) const FIGURES: [Figure; 10] = [
         title: "1 keep-alive connection, the proxy busy-polling",
         load: &["rr", "--connections", "1"],
         unit: Unit::Request,
+        cast: BUSY,
         bars: &[bar(Metric::P50, HAPROXY_BUSY, 1.0), bar(Metric::P50, HAPROXY, 0.45)],
     },
     Figure {
@@ -100,6 +122,7 @@ pub(crate) const FIGURES: [Figure; 10] = [
         title: "8 one-way streams, backend to client",
         load: &["bulk", "--streams", "8"],
         unit: Unit::Gib,
+        cast: AS_THEY_ARE,
         bars: &[bar(Metric::Cpu, HAPROXY, 0.42), bar(Metric::Cpu, Of::BestSplicing, 1.0)],
     },
     Figure {
@@ -107,6 +130,7 @@ pub(crate) const FIGURES: [Figure; 10] = [
         title: "1 one-way stream, backend to client",
         load: &["bulk", "--streams", "1"],
         unit: Unit::Gib,
+        cast: AS_THEY_ARE,
         bars: &[bar(Metric::Cpu, HAPROXY, 0.45), bar(Metric::Cpu, Of::BestSplicing, 1.0)],
     },
     Figure {
@@ -114,6 +138,7 @@ pub(crate) const FIGURES: [Figure; 10] = [
         title: "new connections: accept, dial, 64 B exchange, close; 16 in flight",
         load: &["conn", "--in-flight", "16"],
         unit: Unit::Connection,
+        cast: AS_THEY_ARE,
         bars: &[bar(Metric::Cpu, HAPROXY, 0.98)],
     },
     Figure {
@@ -121,6 +146,7 @@ pub(crate) const FIGURES: [Figure; 10] = [
         title: "16 request connections while 8 streams paced to 8 Gbit/s together run",
         load: &["mixed", "--connections", "16", "--streams", "8", "--pace-gbit", "8"],
         unit: Unit::Request,
+        cast: AS_THEY_ARE,
         bars: &[bar(Metric::P50, HAPROXY, 0.5), bar(Metric::P99, HAPROXY, 1.0)],
     },
     Figure {
@@ -128,22 +154,152 @@ pub(crate) const FIGURES: [Figure; 10] = [
         title: "7,000 idle connections",
         load: &["idle", "--connections", "7000"],
         unit: Unit::IdleConnection,
+        cast: AS_THEY_ARE,
         bars: &[bar(Metric::Resident, Of::Nothing, 2.0)],
+    },
+    Figure {
+        name: "plugin-rr64",
+        title: "64 keep-alive connections, 36 B requests, 1,091 B answers; a plugin that passes everything",
+        load: &["rr", "--connections", "64"],
+        unit: Unit::Request,
+        cast: PASSING,
+        bars: &[bar(Metric::Cpu, Of::Peer(Peer::ArusCopying), 1.10)],
+    },
+    Figure {
+        name: "plugin-bulk",
+        title: "8 one-way streams, backend to client; a plugin that passes everything",
+        load: &["bulk", "--streams", "8"],
+        unit: Unit::Gib,
+        cast: PASSING,
+        bars: &[bar(Metric::Cpu, Of::Peer(Peer::ArusCopying), 1.10)],
+    },
+    Figure {
+        name: "plugin-detach",
+        title: "8 one-way streams, backend to client; a plugin that leaves at the first bytes",
+        load: &["bulk", "--streams", "8"],
+        unit: Unit::Gib,
+        cast: DETACHING,
+        bars: &[bar(Metric::Cpu, Of::Peer(Peer::Arus), 1.02)],
+    },
+    Figure {
+        name: "plugin-filter",
+        title: "c_plugins/filter.c as `upper` by `arus plugin run`, zeros from memory to /dev/null; 0.333 s/GiB is 3 GiB/s",
+        load: &[],
+        unit: Unit::Gib,
+        cast: FILTERING,
+        bars: &[bar(Metric::Cpu, Of::Nothing, 0.333)],
+    },
+    Figure {
+        name: "proxy-out",
+        title: "new connections as in conn; with `send_proxy = \"v2\"`, and without",
+        load: &["conn", "--in-flight", "16"],
+        unit: Unit::Connection,
+        cast: PROXYING,
+        bars: &[bar(Metric::Cpu, Of::Peer(Peer::Arus), 1.02)],
+    },
+    Figure {
+        name: "tls-handshake",
+        title: "full handshake, 64 B exchange, close; 16 in flight",
+        load: &["conn", "--in-flight", "16"],
+        unit: Unit::Connection,
+        cast: TLS,
+        bars: &[bar(Metric::Cpu, HAPROXY_TLS, 1.0), bar(Metric::Cpu, NGINX_TLS, 1.0)],
+    },
+    Figure {
+        name: "tls-resume",
+        title: "handshake with a ticket, 64 B exchange, close; 16 in flight",
+        load: &["conn", "--in-flight", "16", "--resume"],
+        unit: Unit::Connection,
+        cast: TLS,
+        bars: &[bar(Metric::Cpu, HAPROXY_TLS, 1.0), bar(Metric::Cpu, NGINX_TLS, 1.0)],
+    },
+    Figure {
+        name: "tls-bulk-down",
+        title: "1 one-way stream, backend to client",
+        load: &["bulk", "--streams", "1"],
+        unit: Unit::Gib,
+        cast: TLS,
+        bars: &[bar(Metric::Cpu, HAPROXY_TLS, 1.0), bar(Metric::Cpu, NGINX_TLS, 1.0)],
+    },
+    Figure {
+        name: "tls-bulk-up",
+        title: "1 one-way stream, client to backend",
+        load: &["bulk", "--streams", "1", "--direction", "up"],
+        unit: Unit::Gib,
+        cast: TLS,
+        bars: &[bar(Metric::Cpu, HAPROXY_TLS, 1.0), bar(Metric::Cpu, NGINX_TLS, 1.0)],
+    },
+    Figure {
+        name: "tls-rr64",
+        title: "64 keep-alive connections, 36 B requests, 1,091 B answers",
+        load: &["rr", "--connections", "64"],
+        unit: Unit::Request,
+        cast: TLS,
+        bars: &[
+            bar(Metric::Cpu, HAPROXY_TLS, 1.0),
+            bar(Metric::Cpu, NGINX_TLS, 1.0),
+            bar(Metric::P50, HAPROXY_TLS, 1.0),
+            bar(Metric::P99, HAPROXY_TLS, 1.0),
+        ],
+    },
+    Figure {
+        name: "tls-idle",
+        title: "2,000 idle connections",
+        load: &["idle", "--connections", "2000"],
+        unit: Unit::IdleConnection,
+        cast: TLS,
+        bars: &[bar(Metric::Resident, HAPROXY_TLS, 1.0)],
+    },
+    Figure {
+        name: "tls-calm",
+        title: "open loop, 2,000 requests/s over 16 TLS connections",
+        load: &["rr", "--connections", "16", "--rate", "2000"],
+        unit: Unit::Request,
+        cast: TLS,
+        bars: &[bar(Metric::P99, HAPROXY_TLS, 1.0)],
+    },
+    Figure {
+        name: "tls-flood",
+        title: "the same during a flood of handshakes, 64 under way",
+        load: &["flood", "--connections", "16", "--rate", "2000", "--in-flight", "64"],
+        unit: Unit::Request,
+        cast: TLS,
+        bars: &[bar(Metric::P99, HAPROXY_TLS, 1.0), bar(Metric::P99, Of::Figure("tls-calm"), 3.0)],
+    },
+    Figure {
+        name: "tls-calm-plain",
+        title: "open loop, 2,000 requests/s over 16 plain connections of the same proxy",
+        load: &["rr", "--connections", "16", "--rate", "2000", "--plain"],
+        unit: Unit::Request,
+        cast: TLS,
+        bars: &[bar(Metric::P99, HAPROXY_TLS, 1.0)],
+    },
+    Figure {
+        name: "tls-flood-plain",
+        title: "the same during a flood of handshakes, 64 under way",
+        load: &["flood", "--connections", "16", "--rate", "2000", "--in-flight", "64", "--plain"],
+        unit: Unit::Request,
+        cast: TLS,
+        bars: &[bar(Metric::P99, HAPROXY_TLS, 1.0), bar(Metric::P99, Of::Figure("tls-calm-plain"), 3.0)],
     },
 ];
 
 impl Figure {
     /// Whose turn it is in this figure, of those asked for.
     pub(crate) fn contenders(&self, asked: &[Peer]) -> Vec<Peer> {
-        if self.name != "rr1-busy" {
+        if self.cast.is_empty() {
             return asked.to_vec();
         }
-        let busy = asked.iter().flat_map(|peer| match peer {
-            Peer::Arus => vec![Peer::ArusBusy],
-            Peer::Haproxy => vec![Peer::HaproxyBusy, Peer::Haproxy],
-            _ => vec![],
-        });
-        busy.collect()
+        self.cast.iter().filter(|(peer, _)| asked.contains(peer)).map(|&(_, part)| part).collect()
+    }
+
+    /// Whether the bars are for this one.
+    pub(crate) fn is_subject(&self, peer: Peer) -> bool {
+        self.cast.first().map_or(matches!(peer, Peer::Arus | Peer::ArusBusy), |&(_, subject)| peer == subject)
+    }
+
+    pub(crate) fn is_of_flood(&self) -> bool {
+        self.load.first() == Some(&"flood")
     }
 }
 

@@ -5,10 +5,13 @@
 //! the order of things; what a proxy, a figure or a report is, its submodules know.
 
 mod figures;
+mod filter;
+mod made;
 mod meter;
 mod peers;
 pub(crate) mod process;
 mod report;
+mod start;
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -23,7 +26,7 @@ use clap::Args;
 use crate::load::Report;
 use figures::{FIGURES, Figure, Unit};
 use peers::{Peer, Programs};
-use process::{INTERRUPTED, Process, check_interrupted};
+use process::{INTERRUPTED, Place, Process, check_interrupted};
 use report::{Results, Sample};
 
 /// How long a load process may take beyond its own time.
@@ -44,7 +47,7 @@ pub(crate) struct RunArgs {
     /// Where to write the report; bench/RESULTS.md when all figures run, else only to stdout
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Only these figures (rr64, rr1000, rr1, low, rr1-busy, bulk8, bulk1, conn, mixed, idle7000)
+    /// Only these figures, or groups of them: `tls` is every figure whose name begins with `tls-`
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Who takes part; by default arus and every peer found here
@@ -122,17 +125,25 @@ impl Bench<'_> {
 
     /// One measurement: a fresh backend, a fresh proxy, one load.
     fn measure(&self, figure: &Figure, peer: Peer) -> Result<Sample> {
+        let (proxy_cpu, load_cpu) = (self.args.proxy_cpu, self.args.load_cpu);
+        if peer == Peer::ArusFilter {
+            return filter::measure(&self.programs, proxy_cpu, self.args.seconds);
+        }
         let own = std::env::current_exe()?;
-        let load_cpu = self.args.load_cpu;
-        let mut backend = Process::start("backend", load_cpu, None, &own, ["backend"])?;
+        let beside = Place::on(load_cpu);
+        let backend_args = ["backend"].into_iter().chain(peer.backend_args());
+        let mut backend = Process::start("backend", beside, &own, backend_args)?;
         let backend_address = backend.wait_listening()?;
-        let mut proxy = peer.start(&self.programs, self.args.proxy_cpu, backend_address)?;
-        let target = proxy.address.to_string();
+        let mut proxy = peer.start(&self.programs, proxy_cpu, backend_address)?;
+        let target = proxy.at.plain.to_string();
         let cpus = load_cpu.to_string();
         let seconds = self.args.seconds.to_string();
         let common = ["--handshake", "--target", &target, "--cpus", &cpus, "--seconds", &seconds];
-        let args = ["load"].iter().chain(figure.load).chain(&common);
-        let mut load = Process::start("load", load_cpu, None, &own, args)?;
+        let tls_target = proxy.at.tls.map(|address| address.to_string());
+        let certificate = self.programs.certificate.cert.to_string_lossy();
+        let tls = tls_target.as_deref().map(|target| ["--tls", &certificate, "--tls-target", target]);
+        let args = ["load"].iter().chain(figure.load).chain(&common).chain(tls.iter().flatten());
+        let mut load = Process::start("load", beside, &own, args)?;
         load.wait_for(PATIENCE, |line| (line == "ready").then_some(()))?;
         let pid = proxy.process.pid();
         let memory_before = proxy.meter.memory(pid)?;
@@ -155,11 +166,17 @@ impl Bench<'_> {
 }
 
 fn chosen_figures(only: &[String]) -> Result<Vec<&'static Figure>> {
+    let is_named = |name: &str| FIGURES.iter().any(|figure| figure.name == name);
+    let is_in = |figure: &Figure, group: &str| {
+        !is_named(group) && figure.name.strip_prefix(group).is_some_and(|rest| rest.starts_with('-'))
+    };
     for name in only {
-        let known = FIGURES.iter().any(|figure| figure.name == name);
-        ensure!(known, "no figure is called {name}");
+        let known = is_named(name) || FIGURES.iter().any(|figure| is_in(figure, name));
+        let names: Vec<_> = FIGURES.iter().map(|figure| figure.name).collect();
+        ensure!(known, "no figure or group is called {name}; there are {}", names.join(", "));
     }
-    let is_chosen = |figure: &&Figure| only.is_empty() || only.iter().any(|name| name == figure.name);
+    let is_chosen =
+        |figure: &&Figure| only.is_empty() || only.iter().any(|name| name == figure.name || is_in(figure, name));
     Ok(FIGURES.iter().filter(is_chosen).collect())
 }
 

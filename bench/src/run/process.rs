@@ -58,6 +58,33 @@ pub(crate) fn become_pinned(args: &PinnedArgs) -> Result<()> {
     Err(error).with_context(|| format!("cannot run {}", program.display()))
 }
 
+/// Where a child runs, and with which environment variables beside ours.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) cpu: usize,
+    pub(crate) cgroup: Option<&'a Path>,
+    pub(crate) environment: &'a [(&'a str, &'a str)],
+}
+
+impl Place<'_> {
+    pub(crate) fn on(cpu: usize) -> Self {
+        Self { cpu, cgroup: None, environment: &[] }
+    }
+
+    /// A program that will run there.
+    pub(crate) fn command<S: AsRef<OsStr>>(self, program: &Path, args: impl IntoIterator<Item = S>) -> Result<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("pinned").arg("--cpu").arg(self.cpu.to_string());
+        if let Some(cgroup) = self.cgroup {
+            command.arg("--cgroup").arg(cgroup);
+        }
+        command.arg("--").arg(program).args(args).envs(self.environment.iter().copied());
+        // Its own group: Ctrl-C reaches the harness alone, which then ends its children in order.
+        command.process_group(0);
+        Ok(command)
+    }
+}
+
 pub(crate) struct Process {
     name: String,
     child: Child,
@@ -69,20 +96,12 @@ pub(crate) struct Process {
 impl Process {
     pub(crate) fn start<S: AsRef<OsStr>>(
         name: &str,
-        cpu: usize,
-        cgroup: Option<&Path>,
+        place: Place<'_>,
         program: &Path,
         args: impl IntoIterator<Item = S>,
     ) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("pinned").arg("--cpu").arg(cpu.to_string());
-        if let Some(cgroup) = cgroup {
-            command.arg("--cgroup").arg(cgroup);
-        }
-        command.arg("--").arg(program).args(args);
+        let mut command = place.command(program, args)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Its own group: Ctrl-C reaches the harness alone, which then ends its children in order.
-        command.process_group(0);
         let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let (sender, lines) = mpsc::channel();
         if let Some(stdout) = child.stdout.take() {

@@ -27,6 +27,7 @@ pub(crate) struct Sample {
     p999_us: f64,
     requests_per_s: f64,
     gbit_per_s: f64,
+    flooded_per_s: f64,
     rss_kib: f64,
     pss_kib: f64,
 }
@@ -45,6 +46,7 @@ impl Sample {
             p999_us: load.p999_us,
             requests_per_s: load.requests_per_s,
             gbit_per_s: load.gbit_per_s,
+            flooded_per_s: load.flooded_per_s,
             rss_kib: each(before.rss_kib, after.rss_kib),
             pss_kib: each(before.pss_kib, after.pss_kib),
         }
@@ -59,6 +61,7 @@ impl Sample {
             p999_us: of(|sample| sample.p999_us)?,
             requests_per_s: of(|sample| sample.requests_per_s)?,
             gbit_per_s: of(|sample| sample.gbit_per_s)?,
+            flooded_per_s: of(|sample| sample.flooded_per_s)?,
             rss_kib: of(|sample| sample.rss_kib)?,
             pss_kib: of(|sample| sample.pss_kib)?,
         })
@@ -78,6 +81,9 @@ impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CPU {:.3}, p50 {:.1} us, p99 {:.1} us, ", self.cpu, self.p50_us, self.p99_us)?;
         write!(f, "{:.0}/s, {:.2} Gbit/s, ", self.requests_per_s, self.gbit_per_s)?;
+        if self.flooded_per_s > 0.0 {
+            write!(f, "{:.0} flooded/s, ", self.flooded_per_s)?;
+        }
         write!(f, "{:.2} KiB RSS", self.rss_kib)
     }
 }
@@ -125,7 +131,7 @@ impl Results {
 
     pub(crate) fn markdown(&self, programs: &Programs, peers: &[Peer], network: &str) -> Result<String> {
         let mut text = header(programs, peers, network)?;
-        if self.rows.iter().any(|row| matches!(row.peer, Peer::Arus | Peer::ArusBusy)) {
+        if self.rows.iter().any(|row| row.figure.is_subject(row.peer)) {
             text += &self.bars();
         }
         for figure in &FIGURES {
@@ -139,8 +145,7 @@ impl Results {
     }
 
     fn arus(&self, figure: &Figure) -> Option<Sample> {
-        let is_arus = |row: &&Row| matches!(row.peer, Peer::Arus | Peer::ArusBusy);
-        self.of_figure(figure).find(is_arus)?.median()
+        self.of_figure(figure).find(|row| figure.is_subject(row.peer))?.median()
     }
 
     fn bars(&self) -> String {
@@ -166,6 +171,11 @@ impl Results {
             Of::Peer(peer) => {
                 let mut rows = self.of_figure(figure).filter(|row| row.peer == peer);
                 (format!(" / {}", peer.name()), rows.next().and_then(median_of))
+            }
+            Of::Figure(name) => {
+                let other = FIGURES.iter().find(|figure| figure.name == name);
+                let value = other.and_then(|figure| self.arus(figure)).map(|arus| arus.metric(metric));
+                (format!(" / arus in {name}"), value)
             }
             Of::BestSplicing => {
                 let splicing = self.of_figure(figure).filter(|row| row.peer.splices());
@@ -236,6 +246,9 @@ fn columns(figure: &Figure) -> Vec<(&'static str, Cell)> {
     ];
     if unit == Unit::Gib || figure.name == "mixed" {
         columns.push(("Gbit/s", |_, median| format!("{:.2}", median.gbit_per_s)));
+    }
+    if figure.is_of_flood() {
+        columns.push(("flood/s", |_, median| format!("{:.0}", median.flooded_per_s)));
     }
     if unit != Unit::Gib {
         columns.push(("per second", |_, median| format!("{:.0}", median.requests_per_s)));

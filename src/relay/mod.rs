@@ -55,8 +55,6 @@ pub struct Tally {
     pub reason: Reason,
     /// `None` for a clean end.
     pub blame: Option<Blame>,
-    /// When the upstream's first byte came, on the ring's clock.
-    pub first_byte: Option<Duration>,
 }
 
 /// A way to end a relay from outside.
@@ -125,7 +123,6 @@ pub async fn run(ring: &Ring, line: Line, terms: Terms, cut: &Cut, count: impl F
         down: Half::new(receive, ahead, down),
         client,
         upstream,
-        first_byte: None,
         fault: None,
         has_answered: false,
         has_answered_since_fin: false,
@@ -150,7 +147,7 @@ pub async fn run(ring: &Ring, line: Line, terms: Terms, cut: &Cut, count: impl F
             count(direction, unsent);
         }
     }
-    Tally { reason, blame, first_byte: relay.first_byte }
+    Tally { reason, blame }
 }
 
 struct Relay {
@@ -158,7 +155,6 @@ struct Relay {
     down: Half,
     client: Socket,
     upstream: Socket,
-    first_byte: Option<Duration>,
     /// The first failure of a side.
     fault: Option<(Reason, Option<Blame>)>,
     /// Payload has gone to the client.
@@ -190,9 +186,6 @@ impl Relay {
                 self.has_answered |= direction == Direction::Down;
                 self.has_answered_since_fin |= direction == Direction::Down && self.up.has_finished();
             }
-        }
-        if went_down.received && self.first_byte.is_none() {
-            self.first_byte = Some(ring.now());
         }
         if let Some(trouble) = up_trouble {
             self.note_trouble(Direction::Up, trouble);

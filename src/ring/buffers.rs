@@ -2,9 +2,7 @@
 //! (IORING_REGISTER_PBUF_RING, kernel 5.19) and come back filled, as chains.
 //!
 //! All of them lie in one mapping whose pages exist only where they were used. The pool begins small, so that it stays
-//! in the cache, and grows in steps under need. An idle connection holds no buffer.
-//!
-//! Beside them lie private buffers, which the kernel never gets to fill: output of plugins and of TLS. They are part of
+//! in the cache, and grows in steps under need. An idle connection holds no buffer. Beside them lie private buffers, which the kernel never gets to fill: output of plugins and of TLS. They are part of
 //! chains as the others are, and are sent like them.
 
 use std::io;
@@ -65,7 +63,7 @@ pub(super) struct Pool {
     total: u32,
     /// Buffers that the kernel has.
     provided: u32,
-    /// Most buffers ever held by chains at once, and since the last look at whether the pool could be smaller.
+    /// Most buffers ever held by chains at once, and since the last [`Pool::shrink`].
     watermark: u32,
     peak: u32,
     /// Free-running; the kernel takes it modulo the ring.
@@ -114,7 +112,7 @@ impl Pool {
         self.size
     }
 
-    /// Buffers that could be had: those with the kernel, and those that growth would bring.
+    /// Those with the kernel, and those that growth would bring.
     pub(super) fn available(&self) -> usize {
         (self.provided + self.capacity.saturating_sub(self.total)) as usize
     }

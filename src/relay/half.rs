@@ -414,8 +414,9 @@ impl Half {
     /// Buffers with what is on its way. What the transform waits to have more of does not count: it is bounded, and to
     /// receive no more would be the end.
     fn held(&self) -> usize {
+        let inside = || self.transform.as_ref().map_or(0, |transform| transform.held());
         let waits = matches!(self.work, Work::Full | Work::NoBuffer(_));
-        let inbox = if waits { self.inbox.count() } else { 0 };
+        let inbox = if waits { self.inbox.count() + inside() } else { 0 };
         inbox + self.queue.count() + self.sending.as_ref().map_or(0, Send::buffers)
     }
 }

@@ -188,6 +188,11 @@ impl Transform {
         self.seal.as_mut().is_none_or(|seal| seal.finish(pool, outbox))
     }
 
+    /// Buffers that wait between its stages.
+    pub(super) fn held(&self) -> usize {
+        self.opened.count() + self.lined.count()
+    }
+
     /// Whether it has something to say without anything having come.
     pub(super) fn owes(&self) -> bool {
         self.seal.as_ref().is_some_and(Sealer::owes)

@@ -41,12 +41,6 @@ impl Buffers {
         self.borrow().has_grown()
     }
 
-    /// Private buffers that could be had.
-    #[must_use]
-    pub fn private_available(&self) -> usize {
-        self.borrow().private_available()
-    }
-
     /// An empty private buffer of [`PRIVATE_BUFFER`] bytes; `None` when all are in use.
     #[must_use]
     pub fn take(&self) -> Option<Buffer> {
@@ -92,9 +86,10 @@ impl Buffers {
 
     /// The bytes of the front buffer, which stays where it is.
     #[must_use]
-    pub fn front<'a>(&self, chain: &'a Chain) -> &'a [u8] {
+    pub fn front<'a>(&'a self, chain: &'a Chain) -> &'a [u8] {
         let Some((base, len)) = self.borrow().pieces(chain).next() else { return &[] };
-        // SAFETY: the chain owns the buffer, whose first `len` bytes at `base` are filled, and is borrowed meanwhile.
+        // SAFETY: the chain owns the buffer, whose first `len` bytes at `base` are filled; it and the pool are borrowed
+        // meanwhile.
         unsafe { std::slice::from_raw_parts(base, len) }
     }
 

@@ -4,8 +4,7 @@
 //! All of them lie in one mapping whose pages exist only where they were used. The pool begins small, so that it stays
 //! in the cache, and grows in steps under need. An idle connection holds no buffer.
 //!
-//! Beside them lie private buffers, which the kernel never gets to fill: output of plugins and of TLS. They are part of
-//! chains as the others are, and are sent like them.
+//! Beside them lie private buffers, which the kernel never fills: output of plugins and TLS, in chains like the others.
 
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -54,8 +53,9 @@ pub(super) struct Pool {
     private_memory: Mapping,
     private_table: Vec<Filled>,
     private_free: Vec<u16>,
+    private_capacity: usize,
     size: u32,
-    /// Buffers to begin with; also the step of growth.
+    /// To begin with, and to grow by.
     step: u16,
     capacity: u32,
     /// Buffers that the pool wants: ids below this. Those above are retired as they come back.
@@ -76,10 +76,12 @@ impl Pool {
     /// A pool of `step` buffers of `size` bytes that can grow to `capacity`, a power of two up to 32,768. Its entries
     /// are registered with [`Pool::registration`].
     pub(super) fn new(size: u32, step: u32, capacity: u32, group: u16) -> io::Result<Self> {
-        let step = step.min(capacity);
-        let memory = Mapping::new(size as usize * capacity as usize)?;
-        let entries = Mapping::new(capacity as usize * size_of::<BufRingEntry>())?;
-        let private_memory = Mapping::new(private_capacity(capacity) * PRIVATE_BUFFER)?;
+        let (step, ids) = (step.min(capacity), capacity as usize);
+        let memory = Mapping::new(size as usize * ids)?;
+        let entries = Mapping::new(ids * size_of::<BufRingEntry>())?;
+        // Who holds a private one may need another to go on: if they ran out, nobody would give one back.
+        let private_capacity = if step == 0 { ids } else { usize::from(NIL) - ids };
+        let private_memory = Mapping::new(private_capacity * PRIVATE_BUFFER)?;
         Ok(Self {
             memory,
             entries,
@@ -87,6 +89,7 @@ impl Pool {
             private_memory,
             private_table: Vec::new(),
             private_free: Vec::new(),
+            private_capacity,
             size,
             step: step as u16,
             capacity,
@@ -113,12 +116,14 @@ impl Pool {
         self.size
     }
 
-    /// Buffers that could be had: those with the kernel, and those that growth would bring.
+    /// Buffers that could be had, received or private. Private ones beyond are for who could not go on without.
     pub(super) fn available(&self) -> usize {
-        (self.provided + self.capacity.saturating_sub(self.total)) as usize
+        let private = self.private_table.len() - self.private_free.len();
+        let received = self.provided + self.capacity.saturating_sub(self.total);
+        received.min(self.capacity.saturating_sub(private as u32)) as usize
     }
 
-    /// Whether no buffer is free and none can be made.
+    /// Whether none is free and none can be made.
     pub(super) fn is_exhausted(&self) -> bool {
         self.provided == 0 && self.wanted >= self.capacity
     }
@@ -170,16 +175,11 @@ impl Pool {
             *self.filled(id) = empty;
             return Some(id);
         }
-        if self.private_table.len() == private_capacity(self.capacity) {
+        if self.private_table.len() == self.private_capacity {
             return None;
         }
         self.private_table.push(empty);
         Some((self.capacity as usize + self.private_table.len() - 1) as u16)
-    }
-
-    /// Private buffers that could be had.
-    pub(super) fn private_available(&self) -> usize {
-        private_capacity(self.capacity) - self.private_table.len() + self.private_free.len()
     }
 
     /// Gives the memory of free buffers above the first step back to the system; they stay usable.
@@ -436,11 +436,6 @@ impl Pool {
         let entry = unsafe { &*self.entry(position) };
         entry.bid()
     }
-}
-
-/// Private buffers of a pool: as many as those that the kernel fills, within what ids can name.
-fn private_capacity(capacity: u32) -> usize {
-    (capacity as usize).min(usize::from(NIL) - capacity as usize)
 }
 
 #[cfg(test)]

@@ -133,14 +133,13 @@ async fn read<T>(
     bad: Reason,
     mut parse: impl FnMut(&[u8]) -> Progress<T>,
 ) -> Result<(T, usize), Outcome> {
-    let mut bytes = Vec::new();
     loop {
+        let mut bytes = Vec::new();
         let front = inlet.ahead.front();
         // Nearly always it has come in one piece.
         let seen = if front.len() == inlet.ahead.len() {
             &front[..front.len().min(limit)]
         } else {
-            bytes.clear();
             inlet.ahead.copy_front(limit, &mut bytes);
             &bytes
         };
@@ -149,6 +148,8 @@ async fn read<T>(
             Progress::NeedMore if seen.len() < limit => {}
             Progress::NeedMore | Progress::Bad(_) => return Err(Outcome::failed(bad, Blame::Client)),
         }
+        // Not while waiting: an unfinished message is in the inlet's buffers, and once is enough.
+        drop(bytes);
         more(inlet).await?;
     }
 }

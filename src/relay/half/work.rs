@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::{Back, Flow, Half, Progress, SHARE_OF_AVAILABLE, Trouble, limit};
+use super::{Back, Flow, Half, Progress, Trouble, limit};
 use crate::relay::transform::Turn;
 use crate::ring::{Ring, Send, Socket, Timer};
 use crate::types::{Blame, Reason};
@@ -43,9 +43,7 @@ impl Half {
             return None;
         }
         let held = self.queue.count() + self.sending.as_ref().map_or(0, Send::buffers);
-        // As slow readers become many, each may make less of what is left for all.
-        let private = (ring.pool().private_available() / SHARE_OF_AVAILABLE).max(1);
-        let room = limit(ring).min(private).saturating_sub(held) * ring.buffer_size();
+        let room = limit(ring).saturating_sub(held) * ring.buffer_size();
         if matches!(self.work, Work::Done) {
             ring.release(self.inbox.take());
             return None;
@@ -98,7 +96,7 @@ impl Half {
 
     /// Whether it has something to send though nothing has come.
     pub(in crate::relay) fn owes(&self) -> bool {
-        let waits = matches!(self.work, Work::Wants) && !self.flow.is_over();
+        let waits = matches!(self.work, Work::Wants) && self.aside.is_none() && !self.flow.is_over();
         waits && self.transform.as_ref().is_some_and(|transform| transform.owes())
     }
 

@@ -3,6 +3,7 @@
 #[path = "../../plugins/cc.rs"]
 pub(crate) mod cc;
 
+mod bounded;
 mod bytes;
 mod crash;
 mod faults;

@@ -45,26 +45,36 @@ pub(super) fn run(args: &SessionsArgs) -> anyhow::Result<()> {
 }
 
 fn table(sessions: &[Session]) -> Table {
-    let mut table = Table::new(&[
-        "ID",
-        "LISTENER",
-        "SOURCE",
-        "BACKEND",
-        "STAGE",
-        "AGE>",
-        "UP>",
-        "DOWN>",
-        "CONNECT>",
-        "FIRST BYTE>",
-        "SHARD>",
-    ]);
+    let has_name = sessions.iter().any(|session| session.sni.is_some());
+    let has_tls = sessions.iter().any(|session| session.tls_version.is_some());
+    let columns = [
+        ("ID", true),
+        ("LISTENER", true),
+        ("SOURCE", true),
+        ("SNI", has_name),
+        ("TLS", has_tls),
+        ("BACKEND", true),
+        ("STAGE", true),
+        ("AGE>", true),
+        ("UP>", true),
+        ("DOWN>", true),
+        ("CONNECT>", true),
+        ("FIRST BYTE>", true),
+        ("SHARD>", true),
+    ];
+    let shown = |index: &usize| columns[*index].1;
+    let headings: Vec<&str> = columns.iter().filter(|(_, shown)| *shown).map(|(heading, _)| *heading).collect();
+    let mut table = Table::new(&headings);
     for session in sessions {
         let millis = |ms: Option<f64>| ms.map_or("-".into(), |ms| units::micros((ms * 1000.0) as u64));
-        table.row([
+        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+        let cells = [
             session.id.clone(),
             session.listener.clone(),
             session.source.clone(),
-            session.backend.clone().unwrap_or_else(|| "-".into()),
+            or_dash(&session.sni),
+            or_dash(&session.tls_version),
+            or_dash(&session.backend),
             session.stage.clone(),
             units::span(Duration::from_millis(session.duration_ms)),
             units::bytes(session.bytes_up),
@@ -72,7 +82,8 @@ fn table(sessions: &[Session]) -> Table {
             millis(session.connect_ms),
             millis(session.first_byte_ms),
             session.shard.to_string(),
-        ]);
+        ];
+        table.row(cells.into_iter().enumerate().filter(|(index, _)| shown(index)).map(|(_, cell)| cell));
     }
     table
 }

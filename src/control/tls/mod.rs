@@ -23,7 +23,7 @@ use rustls::SupportedCipherSuite;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 
-pub(super) use care::{Care, Changed};
+pub(super) use care::{Care, Changed, Pending};
 pub(super) use identity::date;
 pub use shown::{Shown, shown};
 

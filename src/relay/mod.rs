@@ -55,8 +55,6 @@ pub struct Tally {
     pub reason: Reason,
     /// `None` for a clean end.
     pub blame: Option<Blame>,
-    /// When the upstream's first byte came, on the ring's clock.
-    pub first_byte: Option<Duration>,
 }
 
 /// A way to end a relay from outside.
@@ -125,9 +123,9 @@ pub async fn run(ring: &Ring, line: Line, terms: Terms, cut: &Cut, count: impl F
         down: Half::new(receive, ahead, down),
         client,
         upstream,
-        first_byte: None,
         fault: None,
         has_answered: false,
+        has_answered_since_fin: false,
         closing: false,
         deadline: Deadline::new(ring, terms),
     };
@@ -149,7 +147,7 @@ pub async fn run(ring: &Ring, line: Line, terms: Terms, cut: &Cut, count: impl F
             count(direction, unsent);
         }
     }
-    Tally { reason, blame, first_byte: relay.first_byte }
+    Tally { reason, blame }
 }
 
 struct Relay {
@@ -157,11 +155,12 @@ struct Relay {
     down: Half,
     client: Socket,
     upstream: Socket,
-    first_byte: Option<Duration>,
     /// The first failure of a side.
     fault: Option<(Reason, Option<Blame>)>,
     /// Payload has gone to the client.
     has_answered: bool,
+    /// And after the client's end was passed on.
+    has_answered_since_fin: bool,
     /// A plugin has closed the connection; what is queued is still sent.
     closing: bool,
     deadline: Deadline,
@@ -185,10 +184,8 @@ impl Relay {
             if went.count != 0 {
                 count(direction, went.count);
                 self.has_answered |= direction == Direction::Down;
+                self.has_answered_since_fin |= direction == Direction::Down && self.up.has_finished();
             }
-        }
-        if went_down.received && self.first_byte.is_none() {
-            self.first_byte = Some(ring.now());
         }
         if let Some(trouble) = up_trouble {
             self.note_trouble(Direction::Up, trouble);
@@ -242,10 +239,14 @@ impl Relay {
             Direction::Down => (self.down.flow(), Blame::Upstream, Blame::Client, &self.client),
         };
         let blame = trouble.blame.unwrap_or(if flow == Flow::Refused { to } else { from });
-        // Many clients that have had their answer go without close_notify (curl with HTTP/2 does). That is taken for what
-        // it looks like, and nobody is to blame; still the upstream gets no FIN that nobody has vouched for.
-        let is_client = blame == Blame::Client;
-        let is_habit = trouble.reason == Reason::TlsTruncated && is_client && self.has_answered;
+        // Many clients that have had their answer go without close_notify (curl with HTTP/2 does), and many backends whose
+        // client has said goodbye (nginx does). That is taken for what it looks like, and nobody is to blame; still the
+        // other side gets no FIN that nobody has vouched for.
+        let is_used_to = match direction {
+            Direction::Up => self.has_answered,
+            Direction::Down => self.up.has_finished() && !self.has_answered_since_fin,
+        };
+        let is_habit = trouble.reason == Reason::TlsTruncated && is_used_to;
         self.fault.get_or_insert((trouble.reason, (!is_habit).then_some(blame)));
         // Who takes no more because it has gone, sends no more either: what came from it goes on its way, but the other
         // side may well not read that before somebody takes what it writes.

@@ -2,9 +2,7 @@
 //! (IORING_REGISTER_PBUF_RING, kernel 5.19) and come back filled, as chains.
 //!
 //! All of them lie in one mapping whose pages exist only where they were used. The pool begins small, so that it stays
-//! in the cache, and grows in steps under need. An idle connection holds no buffer.
-//!
-//! Beside them lie private buffers, which the kernel never gets to fill: output of plugins and of TLS. They are part of
+//! in the cache, and grows in steps under need. An idle connection holds no buffer. Beside them lie private buffers, which the kernel never gets to fill: output of plugins and of TLS. They are part of
 //! chains as the others are, and are sent like them.
 
 use std::io;
@@ -19,10 +17,11 @@ use super::mapping::Mapping;
 /// Bytes of a private buffer: a TLS record with its header and everything a cipher may add (RFC 8446 section 5.2: 5 +
 /// 16,384 + 256; TLS 1.2 allows 2,048 more, which no cipher here makes use of).
 pub const PRIVATE_BUFFER: usize = 17 * 1024;
+/// Room behind each buffer that the kernel fills, to make whole what its end cuts: TLS records. Only addresses until then.
+const TAIL: usize = 16 * 1024;
 /// Free private buffers that keep their memory while the shard has nothing to do.
 const PRIVATE_KEPT: usize = 32;
 
-/// What of a buffer is filled.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Filled {
     pub(super) offset: u32,
@@ -45,7 +44,7 @@ enum Owner {
 }
 
 pub(super) struct Pool {
-    /// `capacity` buffers of `size` bytes.
+    /// `capacity` buffers of `size` bytes, each with a tail.
     memory: Mapping,
     /// `capacity` entries, shared with the kernel.
     entries: Mapping,
@@ -64,7 +63,7 @@ pub(super) struct Pool {
     total: u32,
     /// Buffers that the kernel has.
     provided: u32,
-    /// Most buffers ever held by chains at once, and since the last look at whether the pool could be smaller.
+    /// Most buffers ever held by chains at once, and since the last [`Pool::shrink`].
     watermark: u32,
     peak: u32,
     /// Free-running; the kernel takes it modulo the ring.
@@ -77,7 +76,7 @@ impl Pool {
     /// are registered with [`Pool::registration`].
     pub(super) fn new(size: u32, step: u32, capacity: u32, group: u16) -> io::Result<Self> {
         let step = step.min(capacity);
-        let memory = Mapping::new(size as usize * capacity as usize)?;
+        let memory = Mapping::new((size as usize + TAIL) * capacity as usize)?;
         let entries = Mapping::new(capacity as usize * size_of::<BufRingEntry>())?;
         let private_memory = Mapping::new(private_capacity(capacity) * PRIVATE_BUFFER)?;
         Ok(Self {
@@ -100,7 +99,7 @@ impl Pool {
         })
     }
 
-    /// Address and entries of the buffer ring, and the group under which to register it.
+    /// Address, entries and group of the buffer ring.
     pub(super) fn registration(&self) -> (u64, u16, u16) {
         (self.entries.base.as_ptr() as u64, self.capacity as u16, self.group)
     }
@@ -113,7 +112,7 @@ impl Pool {
         self.size
     }
 
-    /// Buffers that could be had: those with the kernel, and those that growth would bring.
+    /// Those with the kernel, and those that growth would bring.
     pub(super) fn available(&self) -> usize {
         (self.provided + self.capacity.saturating_sub(self.total)) as usize
     }
@@ -197,8 +196,7 @@ impl Pool {
                 id += 1;
             }
             if id > first {
-                let start = first as usize * self.size as usize;
-                self.memory.discard(start, (id - first) as usize * self.size as usize);
+                self.memory.discard(self.start(first), self.start(id - first));
             }
             id += 1;
         }
@@ -343,7 +341,7 @@ impl Pool {
         let private = usize::from(id).checked_sub(self.capacity as usize);
         let at = match private {
             Some(index) => self.private_memory.at(index * PRIVATE_BUFFER + offset as usize),
-            None => self.memory.at(usize::from(id) * self.size as usize + offset as usize),
+            None => self.memory.at(self.start(u32::from(id)) + offset as usize),
         };
         (at, len as usize)
     }
@@ -351,8 +349,13 @@ impl Pool {
     /// Bytes behind what is filled of one buffer.
     pub(super) fn spare(&self, id: u16) -> usize {
         let Filled { offset, len, .. } = *self.get(id);
-        let size = if u32::from(id) < self.capacity { self.size as usize } else { PRIVATE_BUFFER };
+        let size = if u32::from(id) < self.capacity { self.size as usize + TAIL } else { PRIVATE_BUFFER };
         size - offset as usize - len as usize
+    }
+
+    /// Where a buffer that the kernel fills begins; also the bytes of so many.
+    fn start(&self, id: u32) -> usize {
+        id as usize * (self.size as usize + TAIL)
     }
 
     fn get(&self, id: u16) -> &Filled {
@@ -386,8 +389,7 @@ impl Pool {
         self.publish();
     }
 
-    /// A buffer comes back from a chain: to the kernel, or out of use. One that lacks its place in the kernel's ring
-    /// until [`Pool::publish`].
+    /// A buffer comes back: to the kernel, which sees it after [`Pool::publish`], or out of use.
     fn take_back(&mut self, id: u16) {
         if u32::from(id) >= self.capacity {
             self.filled(id).owner = Owner::Nobody;
@@ -397,13 +399,13 @@ impl Pool {
         } else {
             self.table[usize::from(id)].owner = Owner::Nobody;
             self.total -= 1;
-            self.memory.discard(usize::from(id) * self.size as usize, self.size as usize);
+            self.memory.discard(self.start(u32::from(id)), self.start(1));
         }
     }
 
     fn provide(&mut self, id: u16) {
         let position = self.tail & (self.capacity - 1) as u16;
-        let address = self.memory.at(usize::from(id) * self.size as usize) as u64;
+        let address = self.memory.at(self.start(u32::from(id))) as u64;
         // SAFETY: `position` is below `capacity`, the number of entries in the mapping, which is page-aligned; the
         // kernel does not look at an entry before the tail has passed it, so nobody else refers to it now.
         let entry = unsafe { &mut *self.entry(position) };

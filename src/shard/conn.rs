@@ -37,13 +37,13 @@ async fn live(session: &Session, permit: Option<Permit>, client: Socket) -> Outc
     let timeouts = session.listener().timeouts;
     let terms = relay::Terms { idle: timeouts.idle, half_closed: timeouts.half_closed };
     let count = |direction, bytes| {
+        if direction == Direction::Down && session.awaits_first_byte() {
+            session.first_byte(ring.now().saturating_sub(connected));
+        }
         session.count(direction, bytes);
         panic_if_asked(session);
     };
     let tally = relay::run(ring, line, terms, &session.live().cut, count).await;
-    if let Some(first_byte) = tally.first_byte {
-        session.first_byte(first_byte.saturating_sub(connected));
-    }
     // The backend's place is free when its connection is closed, not before: the relay has done so.
     drop(place);
     let state = if tally.blame.is_none() { State::Closed } else { State::Failed };

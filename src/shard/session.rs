@@ -205,6 +205,10 @@ impl Session {
         self.shard.latencies.borrow_mut().record(Measure::Connect, connect);
     }
 
+    pub(super) fn awaits_first_byte(&self) -> bool {
+        self.live.first_byte.get().is_none()
+    }
+
     /// Notes how long after connecting the upstream's first byte came.
     pub(super) fn first_byte(&self, after: Duration) {
         self.live.first_byte.set(Some(after));

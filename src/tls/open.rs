@@ -1,7 +1,7 @@
 //! Opening: TLS records in, plaintext out, in the shard's own buffers.
 //!
-//! A record that fills a receive buffer alone is opened where it lies. One that shares its buffer is opened into a
-//! private buffer, and one that is spread over several is put together there first.
+//! A record that fills a receive buffer alone, or the rest of one, is opened where it lies. One that is cut by the end of
+//! its buffer is made whole in the room behind it. One that others follow in its buffer is opened into a private one.
 
 use std::rc::Rc;
 
@@ -106,29 +106,14 @@ impl Opener {
 
     /// Opens the record of `len` bytes at the front; false when there is no buffer for it, and it stays.
     fn take_record(&mut self, pool: &Buffers, inbox: &mut Chain, len: usize, outbox: &mut Chain) -> Result<bool, Flaw> {
-        let front = pool.front(inbox).len();
-        let mut buffer = if front == len {
-            let Some(mut buffer) = pool.pop(inbox) else { return Ok(false) };
-            let (kind, range) = self.keys.open_in_place(buffer.filled_mut())?;
-            buffer.truncate(range.end);
-            buffer.advance(range.start);
-            return self.take(pool, kind, buffer, outbox).map(|()| true);
-        } else {
-            let Some(buffer) = pool.take() else { return Ok(false) };
-            buffer
-        };
-        if front > len {
+        if pool.front(inbox).len() > len {
+            let Some(mut buffer) = pool.take() else { return Ok(false) };
             let (kind, plain) = self.keys.open_into(&pool.front(inbox)[..len], buffer.spare())?;
             buffer.commit(plain);
             pool.advance(inbox, len);
             return self.take(pool, kind, buffer, outbox).map(|()| true);
         }
-        while buffer.filled().len() < len {
-            let wanted = len - buffer.filled().len();
-            let piece = pool.front(inbox);
-            let taken = buffer.extend(&piece[..wanted.min(piece.len())]);
-            pool.advance(inbox, taken);
-        }
+        let Some(mut buffer) = whole(pool, inbox, len) else { return Ok(false) };
         let (kind, range) = self.keys.open_in_place(buffer.filled_mut())?;
         buffer.truncate(range.end);
         buffer.advance(range.start);
@@ -220,6 +205,28 @@ impl Opener {
         self.control.owe_alert(flaw.0);
         Turn::Broken(if flaw.0 == Alert::Received { Reason::TlsAlert } else { Reason::TlsRecord })
     }
+}
+
+/// Takes the first `len` bytes of the inbox in one buffer: the one that they begin in, where there is room for the rest
+/// behind, else a private one. `None`, and nothing is taken, when there is none.
+fn whole(pool: &Buffers, inbox: &mut Chain, len: usize) -> Option<Buffer> {
+    let mut buffer = pool.pop(inbox)?;
+    let missing = len - buffer.filled().len();
+    if missing > buffer.spare().len() {
+        let Some(mut private) = pool.take() else {
+            pool.push_front(inbox, buffer);
+            return None;
+        };
+        private.extend(buffer.filled());
+        buffer = private;
+    }
+    while buffer.filled().len() < len {
+        let wanted = len - buffer.filled().len();
+        let piece = pool.front(inbox);
+        let taken = buffer.extend(&piece[..wanted.min(piece.len())]);
+        pool.advance(inbox, taken);
+    }
+    Some(buffer)
 }
 
 /// Bytes of the record at the front with its header, where all of it has come.

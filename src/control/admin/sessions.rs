@@ -24,7 +24,10 @@ pub struct Session {
     pub listener: String,
     /// `None` when a reload has removed the listener.
     pub service: Option<String>,
+    /// Who the client is.
     pub source: String,
+    /// Who connected, where a PROXY header named another source.
+    pub peer: Option<String>,
     pub backend: Option<String>,
     pub upstream: Option<String>,
     pub protocol: String,
@@ -141,6 +144,7 @@ fn describe(summary: &Summary, snapshot: &Snapshot) -> Session {
         listener: summary.listener.to_string(),
         service: listener.map(|listener| service(listener.service).into()),
         source: summary.source.to_string(),
+        peer: (summary.source != summary.client).then(|| summary.client.to_string()),
         backend: summary.backend.as_ref().map(|backend| backend.address.to_string()),
         upstream: summary.backend.as_ref().map(|backend| backend.upstream.to_string()),
         protocol: "tcp".into(),

@@ -118,6 +118,27 @@ fn a_truncated_answer_is_no_end() {
     assert_eq!((&line["state"], &line["blame"]), (&"failed".into(), &"upstream".into()), "{line}");
 }
 
+/// As nginx does: a client that has said goodbye gets none.
+#[test]
+fn a_backend_without_manners_after_the_client_has_gone_is_no_failure() {
+    let scene = Scene::new();
+    let server = TlsServer::new(&scene.server("db.test"), &[]);
+    let backend = Backend::start(move |socket: Stream, _: usize| {
+        let Ok(mut stream) = server.accept(socket) else { return };
+        stream.send(2, 0, 1000);
+        stream.read_to_end();
+        stream.truncate();
+    });
+    let keys = format!("server_name = \"db.test\"\nca = {:?}", scene.authority.cert());
+    let arus = speaker(backend.address(), &keys).start();
+    let mut stream = Stream::connect(&arus.address("web"));
+    stream.expect(2, 0, 1000);
+    stream.finish();
+    stream.discard();
+    let line = arus.finished(1).remove(0);
+    assert_eq!((&line["state"], &line["reason"]), (&"closed".into(), &"tls_truncated".into()), "{line}");
+}
+
 #[test]
 fn openssl_as_the_backend() {
     if !has("openssl") {

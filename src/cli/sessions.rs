@@ -87,3 +87,30 @@ fn table(sessions: &[Session]) -> Table {
     }
     table
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_tls_have_columns_where_a_session_has_them() {
+        let session = |sni: Option<&str>, version: Option<&str>| -> Session {
+            serde_json::from_value(serde_json::json!({
+                "id": "1", "listener": "web", "service": "tcp", "source": "192.0.2.1:5", "protocol": "tcp",
+                "start": "", "duration_ms": 0, "bytes_up": 0, "bytes_down": 0, "state": "active", "stage": "relay",
+                "sni": sni, "tls_version": version, "shard": 0, "generation": 1,
+            }))
+            .unwrap()
+        };
+        let plain = session(None, None);
+        let heading = |sessions: &[Session]| table(sessions).to_string().lines().next().unwrap().to_owned();
+        assert!(!heading(std::slice::from_ref(&plain)).contains("SNI"));
+        assert!(!heading(std::slice::from_ref(&plain)).contains("TLS"));
+        let both = table(&[plain, session(Some("a.test"), Some("1.3"))]).to_string();
+        let row = |index| both.lines().nth(index).unwrap().split_whitespace().collect::<Vec<_>>();
+        assert_eq!(row(0)[..6], ["ID", "LISTENER", "SOURCE", "SNI", "TLS", "BACKEND"]);
+        assert_eq!(row(1)[..6], ["1", "web", "192.0.2.1:5", "-", "-", "-"]);
+        assert_eq!(row(2)[..6], ["1", "web", "192.0.2.1:5", "a.test", "1.3", "-"]);
+    }
+}

@@ -258,7 +258,9 @@ impl fmt::Display for Answer {
         if !self.alpn.is_empty() {
             writeln!(f, "alpn       {}", self.alpn.join(", ").escape_debug())?;
         }
-        self.write_tls(f)?;
+        if self.certificates.as_ref().is_none_or(|shown| !shown.is_empty()) && self.admitted {
+            self.write_tls(f)?;
+        }
         if self.is_routed {
             let route = self.route_at.as_deref();
             writeln!(f, "route      {}", route.unwrap_or("none matches"))?;
@@ -294,8 +296,9 @@ impl Answer {
             writeln!(f, "shown      {subject}, for {}{note}", names.join(" ").escape_debug())?;
         }
         match self.client_auth {
-            Some("off") | None => Ok(()),
-            Some(mode) => writeln!(f, "client     certificate: {mode}"),
+            Some("off") => writeln!(f, "client     is asked for no certificate (client_auth off)"),
+            Some(mode) => writeln!(f, "client     is asked for a certificate (client_auth {mode})"),
+            None => Ok(()),
         }
     }
 }

@@ -98,7 +98,11 @@ fn says_which_certificate_is_shown() {
         let shown = answer_to("tls", Some("192.0.2.1"), name);
         assert_eq!((shown.rejected, shown.certificates.as_ref().unwrap().len()), (None, 1), "{name}");
         let text = shown.to_string();
-        assert!(text.contains("shown      ") && text.contains(", for a.test *.b.test\n"), "{text}");
+        assert!(
+            text.contains("shown      ")
+                && text.contains(", for a.test *.b.test\nclient     is asked for no certificate (client_auth off)\n"),
+            "{text}"
+        );
         assert!(text.contains("timeouts   proxy_header 5s, tls_handshake 10s, connect 5s, "), "{text}");
     }
     for name in ["c.test", "b.test", "y.x.b.test"] {

@@ -234,8 +234,8 @@ struct arus_host {
      * escaped; a plugin that logs more than some lines a second loses the rest, which are counted. */
     void (*log)(const arus_host *host, uint32_t level, const char *text, size_t len);
 
-    /* process_open only. Makes a counter, which appears in `arus status` and the metrics, and gives its number. Names are
-     * [a-z][a-z0-9_]*, `help` is one line of text; both end with NUL. A name a second time gives its number again;
+    /* process_open only. Makes a counter, which appears in `arus status --json` (plugins[].counters), and gives its number.
+     * Names are [a-z][a-z0-9_]*, `help` is one line of text; both end with NUL. A name a second time gives its number again;
      * -1: a bad name, or too many. */
     int32_t (*counter)(const arus_host *host, const char *name, const char *help);
 

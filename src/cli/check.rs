@@ -17,7 +17,12 @@ pub fn run(path: Option<&Path>) -> ExitCode {
     if source == Source::Example {
         let _ = writeln!(std::io::stderr(), "there is no {}: checking the built-in example", config::DEFAULT_PATH);
     }
-    let Some(Loaded { plan, warnings, .. }) = load(&source) else { return ExitCode::from(BAD_CONFIGURATION) };
+    let Some(Loaded { plan, warnings, .. }) = load(&source) else {
+        let unseen =
+            "the files that it names (certificates, keys, plugins) were not looked at, because of these errors";
+        let _ = writeln!(std::io::stderr(), "{source}: {unseen}");
+        return ExitCode::from(BAD_CONFIGURATION);
+    };
     let name = source.to_string();
     let mut findings = tls::check(&plan, &name);
     findings.extend(plugins::check(&plan, source.path(), &name));

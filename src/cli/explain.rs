@@ -5,22 +5,25 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::check::{self, BAD_CONFIGURATION};
-use crate::config::plan::{Listener, Plan, Upstream};
+use crate::config::plan::{Listener, Plan, TlsIn, Upstream};
 use crate::config::route::Routed;
 use crate::config::{self, Source};
-use crate::types::Reason;
+use crate::control::tls::{self, Shown};
+use crate::tls::certificates::Facts;
+use crate::types::{Endpoint, Reason};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The listener that the connection comes to
     #[arg(long, value_name = "NAME")]
     pub listener: String,
-    /// The client's address; without it, as a client of a unix socket
+    /// The client's address; without it, as one that is in no network (on a unix socket none is)
     #[arg(long, value_name = "IP")]
     pub source: Option<IpAddr>,
     /// The server name of its ClientHello
@@ -70,16 +73,29 @@ pub fn run(path: Option<&Path>, args: &Args) -> ExitCode {
 struct Answer {
     listener: String,
     listener_at: String,
-    /// `None`: as a client of a unix socket.
+    /// `None`: in no network.
     source: Option<IpAddr>,
+    /// Without a source the client can only be one of a unix socket.
+    #[serde(skip)]
+    is_unix: bool,
     admitted: bool,
     sni: Option<String>,
     alpn: Vec<String>,
-    /// Where the route stands; `None`: no route matches.
+    /// `None`: TLS is not terminated here, or the files cannot be used.
+    certificates: Option<Vec<Certificate>>,
+    /// off, request or require, where TLS is terminated.
+    client_auth: Option<&'static str>,
+    #[serde(skip)]
+    is_routed: bool,
+    /// Where the route stands; `None`: no route matches, or it does not come so far.
     route_at: Option<String>,
     upstream: Option<Choice>,
     /// Client side first.
     plugins: Vec<Plugin>,
+    /// For the PROXY header, where one must come.
+    proxy_header_timeout_ms: Option<u128>,
+    /// For the ClientHello and the handshake, where they are looked at.
+    tls_handshake_timeout_ms: Option<u128>,
     connect_timeout_ms: u128,
     idle_timeout_ms: u128,
     half_closed_timeout_ms: u128,
@@ -105,6 +121,13 @@ struct Backend {
     backup: bool,
 }
 
+/// One that the client may be shown: the first whose signatures it can check.
+#[derive(Debug, Serialize)]
+struct Certificate {
+    subject: String,
+    names: Vec<String>,
+}
+
 #[derive(Debug, Serialize)]
 struct Plugin {
     name: String,
@@ -118,28 +141,40 @@ fn explain(plan: &Plan, listener: &Listener, file: &Source, args: &Args) -> Answ
     let admitted = listener.admits(source);
     let routed = listener.route(source, args.sni.as_deref(), args.alpn.iter().map(String::as_bytes));
     let upstream = routed.upstream().and_then(|index| plan.upstreams.get(usize::from(index.0)));
-    let rejected = match (admitted, routed) {
-        (false, _) => Some(Reason::SourceNotAllowed.label()),
-        (true, Routed::Refused) => Some(Reason::NoRoute.label()),
-        (true, Routed::Route(_) | Routed::Default(_)) => None,
+    let mut notes = notes(listener, args);
+    let shown = listener.tls.as_ref().filter(|_| admitted).and_then(|tls| shown(tls, args, &mut notes));
+    let rejected = match (admitted, &shown, routed) {
+        (false, _, _) => Some(Reason::SourceNotAllowed.label()),
+        (true, Some(Shown::Refused), _) => Some(Reason::UnknownServerName.label()),
+        (true, _, Routed::Refused) => Some(Reason::NoRoute.label()),
+        (true, _, Routed::Route(_) | Routed::Default(_)) => None,
     };
+    // Whoever does not come so far is not routed.
+    let is_routed = admitted && shown != Some(Shown::Refused);
+    let certificate = |facts: &Arc<Facts>| Certificate { subject: facts.subject.clone(), names: facts.names.clone() };
     Answer {
         listener: listener.name.to_string(),
         listener_at: at(listener.line),
         source,
+        is_unix: listener.listen.iter().all(|endpoint| matches!(endpoint, Endpoint::Unix(_))),
         admitted,
         sni: args.sni.clone(),
         alpn: args.alpn.clone(),
+        certificates: shown.map(|shown| match shown {
+            Shown::Refused => Vec::new(),
+            Shown::Certificates(facts) => facts.iter().map(certificate).collect(),
+        }),
+        client_auth: listener.tls.as_ref().map(|tls| tls.client_auth.word()),
         route_at: match routed {
-            Routed::Route(route) => Some(at(route.line)),
-            Routed::Default(_) | Routed::Refused => None,
+            Routed::Route(route) if is_routed => Some(at(route.line)),
+            Routed::Route(_) | Routed::Default(_) | Routed::Refused => None,
         },
-        // Whoever is not admitted is not routed.
-        upstream: upstream.filter(|_| admitted).map(|upstream| choice(upstream, at(upstream.line))),
+        is_routed,
+        upstream: upstream.filter(|_| is_routed).map(|upstream| choice(upstream, at(upstream.line))),
         plugins: listener
             .plugins
             .iter()
-            .filter(|_| admitted)
+            .filter(|_| is_routed)
             .filter_map(|index| plan.plugins.get(usize::from(index.0)))
             .map(|plugin| Plugin {
                 name: plugin.name.to_string(),
@@ -147,11 +182,26 @@ fn explain(plan: &Plan, listener: &Listener, file: &Source, args: &Args) -> Answ
                 path: plugin.path.display().to_string(),
             })
             .collect(),
+        proxy_header_timeout_ms: listener.accept_proxy.is_some().then_some(listener.timeouts.proxy_header.as_millis()),
+        tls_handshake_timeout_ms: (listener.tls.is_some() || listener.peeks)
+            .then_some(listener.timeouts.tls_handshake.as_millis()),
         connect_timeout_ms: listener.timeouts.connect.as_millis(),
         idle_timeout_ms: listener.timeouts.idle.as_millis(),
         half_closed_timeout_ms: listener.timeouts.half_closed.as_millis(),
         rejected,
-        notes: notes(listener, args),
+        notes,
+    }
+}
+
+/// What the client is shown; `None`, with a note, where the files cannot be used.
+fn shown(tls: &TlsIn, args: &Args, notes: &mut Vec<String>) -> Option<Shown> {
+    match tls::shown(tls, args.sni.as_deref()) {
+        Ok(shown) => Some(shown),
+        Err(reasons) => {
+            let note = |reason| format!("which certificate is shown cannot be said: {reason}");
+            notes.extend(reasons.into_iter().map(note));
+            None
+        }
     }
 }
 
@@ -184,6 +234,10 @@ fn notes(listener: &Listener, args: &Args) -> Vec<String> {
     if listener.accept_proxy.is_some() {
         notes.push("the source is the one of the PROXY header, which a trusted peer must send".into());
     }
+    let asks_source = !listener.allow_sources.is_empty() || listener.routes.iter().any(|route| route.sources.is_some());
+    if args.source.is_none() && asks_source {
+        notes.push("--source was not given, and it decides: this is the answer for a client in no network".into());
+    }
     if args.protocol == "udp" {
         notes.push("a listener of service tcp serves no udp".into());
     }
@@ -194,7 +248,8 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let duration = |ms: u128| config::show_duration(Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX)));
         writeln!(f, "listener   {} ({})", self.listener, self.listener_at)?;
-        let source = self.source.map_or_else(|| "none, as of a unix socket".into(), |source| source.to_string());
+        let absent = if self.is_unix { "none, as of a unix socket" } else { "not given" };
+        let source = self.source.map_or_else(|| absent.into(), |source| source.to_string());
         let verdict = if self.admitted { "admitted" } else { "not in allow_sources" };
         writeln!(f, "source     {source}: {verdict}")?;
         if let Some(sni) = &self.sni {
@@ -203,7 +258,10 @@ impl fmt::Display for Answer {
         if !self.alpn.is_empty() {
             writeln!(f, "alpn       {}", self.alpn.join(", ").escape_debug())?;
         }
-        if self.admitted {
+        if self.certificates.as_ref().is_none_or(|shown| !shown.is_empty()) && self.admitted {
+            self.write_tls(f)?;
+        }
+        if self.is_routed {
             let route = self.route_at.as_deref();
             writeln!(f, "route      {}", route.unwrap_or("none matches"))?;
         }
@@ -218,91 +276,34 @@ impl fmt::Display for Answer {
             }
             let (connect, idle) = (duration(self.connect_timeout_ms), duration(self.idle_timeout_ms));
             let half_closed = duration(self.half_closed_timeout_ms);
-            writeln!(f, "timeouts   connect {connect}, idle {idle}, half_closed {half_closed}")?;
+            let proxy_header = self.proxy_header_timeout_ms.map(|ms| format!("proxy_header {}, ", duration(ms)));
+            let tls_handshake = self.tls_handshake_timeout_ms.map(|ms| format!("tls_handshake {}, ", duration(ms)));
+            let first = proxy_header.unwrap_or_default() + &tls_handshake.unwrap_or_default();
+            writeln!(f, "timeouts   {first}connect {connect}, idle {idle}, half_closed {half_closed}")?;
         }
         if let Some(reason) = self.rejected {
-            writeln!(f, "rejected   {reason}")?;
+            let why = if reason == Reason::UnknownServerName.label() { " (no certificate has this name)" } else { "" };
+            writeln!(f, "rejected   {reason}{why}")?;
         }
         self.notes.iter().try_for_each(|note| writeln!(f, "note       {note}"))
     }
 }
 
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    const TEXT: &str = r#"
-[[listener]]
-name = "web"
-listen = "127.0.0.1:1"
-upstream = "rest"
-plugins = ["filter"]
-allow_sources = ["10.0.0.0/8", "192.0.2.0/24"]
-[[listener.route]]
-source = ["10.1.0.0/16"]
-upstream = "near"
-[[listener]]
-name = "routed"
-listen = "127.0.0.1:2"
-[[listener.route]]
-source = ["10.0.0.0/8"]
-upstream = "near"
-[[upstream]]
-name = "near"
-backends = ["127.0.0.1:3", { address = "b:4", weight = 2, backup = true }]
-[[upstream]]
-name = "rest"
-backends = ["127.0.0.1:5"]
-[[plugin]]
-name = "filter"
-path = "/lib/filter.so"
-"#;
-
-    fn answer(listener: &str, source: Option<&str>) -> Answer {
-        let environment =
-            config::Environment { is_root: true, home: None, xdg_state_home: None, directory: "/".into() };
-        let plan = config::parse(TEXT, "f", Path::new("/"), &environment).unwrap().plan;
-        let args = Args {
-            listener: listener.into(),
-            source: source.map(|source| source.parse().unwrap()),
-            sni: Some("a".into()),
-            alpn: Vec::new(),
-            user: None,
-            to: None,
-            protocol: "tcp".into(),
-            json: false,
-        };
-        let listener = plan.listeners.iter().find(|candidate| *candidate.name == *listener).unwrap();
-        explain(&plan, listener, &Source::File("f".into()), &args)
-    }
-
-    #[test]
-    fn says_which_route_and_backends() {
-        let near = answer("web", Some("::ffff:10.1.2.3"));
-        assert_eq!(
-            near.to_string(),
-            "listener   web (f:2)\n\
-             source     10.1.2.3: admitted\n\
-             sni        a\n\
-             route      f:8\n\
-             upstream   near (f:17), round_robin, 2 retries\n\
-             backend    127.0.0.1:3, weight 1\n\
-             backend    b:4, weight 2, backup\n\
-             plugin     filter (f:23), /lib/filter.so\n\
-             timeouts   connect 5s, idle 10m, half_closed 1m\n\
-             note       --sni decides nothing: no route of this listener looks at it\n"
-        );
-        assert_eq!(answer("web", Some("192.0.2.1")).upstream.unwrap().name, "rest");
-    }
-
-    #[test]
-    fn says_why_not() {
-        assert_eq!(answer("web", Some("203.0.113.1")).rejected, Some("source_not_allowed"));
-        assert_eq!(answer("web", None).rejected, Some("source_not_allowed"), "a unix client is in no network");
-        assert_eq!(answer("routed", Some("192.0.2.1")).rejected, Some("no_route"));
-        assert_eq!(answer("routed", None).rejected, Some("no_route"));
-        let json = serde_json::to_value(answer("web", None)).unwrap();
-        assert_eq!(json["upstream"], serde_json::Value::Null);
+impl Answer {
+    fn write_tls(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, Certificate { subject, names }) in self.certificates.iter().flatten().enumerate() {
+            let note = if index == 0 { "" } else { ", for clients that cannot check those above" };
+            writeln!(f, "shown      {subject}, for {}{note}", names.join(" ").escape_debug())?;
+        }
+        match self.client_auth {
+            Some("off") => writeln!(f, "client     is asked for no certificate (client_auth off)"),
+            Some(mode) => writeln!(f, "client     is asked for a certificate (client_auth {mode})"),
+            None => Ok(()),
+        }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "explain_tests.rs"]
+mod tests;

@@ -45,26 +45,36 @@ pub(super) fn run(args: &SessionsArgs) -> anyhow::Result<()> {
 }
 
 fn table(sessions: &[Session]) -> Table {
-    let mut table = Table::new(&[
-        "ID",
-        "LISTENER",
-        "SOURCE",
-        "BACKEND",
-        "STAGE",
-        "AGE>",
-        "UP>",
-        "DOWN>",
-        "CONNECT>",
-        "FIRST BYTE>",
-        "SHARD>",
-    ]);
+    let has_name = sessions.iter().any(|session| session.sni.is_some());
+    let has_tls = sessions.iter().any(|session| session.tls_version.is_some());
+    let columns = [
+        ("ID", true),
+        ("LISTENER", true),
+        ("SOURCE", true),
+        ("SNI", has_name),
+        ("TLS", has_tls),
+        ("BACKEND", true),
+        ("STAGE", true),
+        ("AGE>", true),
+        ("UP>", true),
+        ("DOWN>", true),
+        ("CONNECT>", true),
+        ("FIRST BYTE>", true),
+        ("SHARD>", true),
+    ];
+    let shown = |index: &usize| columns[*index].1;
+    let headings: Vec<&str> = columns.iter().filter(|(_, shown)| *shown).map(|(heading, _)| *heading).collect();
+    let mut table = Table::new(&headings);
     for session in sessions {
         let millis = |ms: Option<f64>| ms.map_or("-".into(), |ms| units::micros((ms * 1000.0) as u64));
-        table.row([
+        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+        let cells = [
             session.id.clone(),
             session.listener.clone(),
             session.source.clone(),
-            session.backend.clone().unwrap_or_else(|| "-".into()),
+            or_dash(&session.sni),
+            or_dash(&session.tls_version),
+            or_dash(&session.backend),
             session.stage.clone(),
             units::span(Duration::from_millis(session.duration_ms)),
             units::bytes(session.bytes_up),
@@ -72,7 +82,35 @@ fn table(sessions: &[Session]) -> Table {
             millis(session.connect_ms),
             millis(session.first_byte_ms),
             session.shard.to_string(),
-        ]);
+        ];
+        table.row(cells.into_iter().enumerate().filter(|(index, _)| shown(index)).map(|(_, cell)| cell));
     }
     table
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_tls_have_columns_where_a_session_has_them() {
+        let session = |sni: Option<&str>, version: Option<&str>| -> Session {
+            serde_json::from_value(serde_json::json!({
+                "id": "1", "listener": "web", "service": "tcp", "source": "192.0.2.1:5", "protocol": "tcp",
+                "start": "", "duration_ms": 0, "bytes_up": 0, "bytes_down": 0, "state": "active", "stage": "relay",
+                "sni": sni, "tls_version": version, "shard": 0, "generation": 1,
+            }))
+            .unwrap()
+        };
+        let plain = session(None, None);
+        let heading = |sessions: &[Session]| table(sessions).to_string().lines().next().unwrap().to_owned();
+        assert!(!heading(std::slice::from_ref(&plain)).contains("SNI"));
+        assert!(!heading(std::slice::from_ref(&plain)).contains("TLS"));
+        let both = table(&[plain, session(Some("a.test"), Some("1.3"))]).to_string();
+        let row = |index| both.lines().nth(index).unwrap().split_whitespace().collect::<Vec<_>>();
+        assert_eq!(row(0)[..6], ["ID", "LISTENER", "SOURCE", "SNI", "TLS", "BACKEND"]);
+        assert_eq!(row(1)[..6], ["1", "web", "192.0.2.1:5", "-", "-", "-"]);
+        assert_eq!(row(2)[..6], ["1", "web", "192.0.2.1:5", "a.test", "1.3", "-"]);
+    }
 }

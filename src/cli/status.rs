@@ -198,7 +198,7 @@ fn plugins(status: &Status) -> Table {
         "IS",
         "STATE",
         "GENERATION>",
-        "CONNECTIONS>",
+        "SEEN>",
         "CALLS>",
         "P50>",
         "P99>",

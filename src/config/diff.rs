@@ -277,7 +277,7 @@ fn joined<T: Display>(items: &[T], separator: &str) -> String {
 }
 
 fn plugin(plugin: &Plugin) -> Table {
-    let Plugin { name, path, config, on_fault, max_call, line: _ } = plugin;
+    let Plugin { name, path, config, on_fault, max_call, line: _, path_at: _, config_at: _ } = plugin;
     // The text may hold a key: what is said of it is that it is another one, and not by a hash that could be tried out.
     static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     let hash = HASHES.hash_one(config) as u32;

@@ -79,7 +79,11 @@ impl<'a> Table<'a> {
         let span = value.span();
         match value.into_inner() {
             DeValue::Table(rest) => Some(Self { shape, rest, head: Head { span, wrong: Vec::new() } }),
-            other => wrong_type(&span, key, "a table", &other, report),
+            other => {
+                let wrong = Wrong::new(format!("`{key}` must be a table, not {}", kind(&other)));
+                report.error(&span, wrong.hint_if(example(shape.title).map(|example| format!("such as {example}"))));
+                None
+            }
         }
     }
 
@@ -118,6 +122,18 @@ impl<'a> Table<'a> {
     }
 }
 
+/// What to write in place of a value, where a table is expected and people write something else.
+fn example(title: &str) -> Option<&'static str> {
+    Some(match title {
+        "[listener.tls]" => r#"`tls = { certificates = [{ cert = "a.pem", key = "a.key" }] }`"#,
+        "[[listener.tls.certificates]]" => r#"`{ cert = "a.pem", key = "a.key" }`"#,
+        "[listener.tls.client_auth]" => r#"`client_auth = { mode = "require", ca = "clients.pem" }`"#,
+        "[listener.accept_proxy]" => r#"`accept_proxy = { mode = "require", trusted = ["10.0.0.0/8"] }`"#,
+        "[upstream.tls]" => r#"`tls = { server_name = "db.internal" }`, or `tls = {}`"#,
+        _ => return None,
+    })
+}
+
 /// The name of a value's type, as messages say it.
 fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
@@ -147,7 +163,12 @@ impl<'a> Read<'a> for Text<'a> {
         let span = value.span();
         match value.into_inner() {
             DeValue::String(text) => Some(Spanned::new(span, text)),
-            other => wrong_type(&span, key, "a string", &other, report),
+            other => {
+                let wrong = Wrong::new(format!("`{key}` must be a string, not {}", kind(&other)));
+                let hint = (key == "send_proxy").then(|| r#"such as "v2""#.into());
+                report.error(&span, wrong.hint_if(hint));
+                None
+            }
         }
     }
 }

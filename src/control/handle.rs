@@ -3,11 +3,12 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::tls::Pending;
 use crate::shard::command::{BindId, Mailbox, Snapshot};
 use crate::stats::counters::ShardStats;
 use crate::stats::latency::Latencies;
@@ -28,6 +29,8 @@ struct Inner {
     latencies: Mutex<Latencies>,
     /// The last reading with rates, by the stats thread.
     paced: Mutex<Arc<Totals>>,
+    /// What the watch found and could not use.
+    pending: Mutex<Pending>,
     reloads_ok: AtomicU64,
     reloads_failed: AtomicU64,
     requests: mpsc::Sender<Request>,
@@ -92,6 +95,7 @@ impl Control {
             view: RwLock::new(Arc::new(view)),
             latencies: Mutex::default(),
             paced: Mutex::default(),
+            pending: Mutex::default(),
             reloads_ok: AtomicU64::new(0),
             reloads_failed: AtomicU64::new(0),
             requests,
@@ -160,6 +164,11 @@ impl Control {
             latency: LatencyTotals::read(&self.latencies()),
             ..Totals::read(shards, listeners, upstreams)
         }
+    }
+
+    /// Changed certificates that cannot be used, where those before stay.
+    pub(super) fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.0.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn set_paced(&self, totals: Arc<Totals>) {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::prepare::Problem;
-use crate::config::plan::{Plan, Plugin};
+use crate::config::plan::{Place, Plan, Plugin};
 use crate::config::{Finding, Severity};
 use crate::plugin::counters::PluginState;
 use crate::plugin::watch::Watch;
@@ -51,7 +51,7 @@ pub(super) fn prepare(
     }
     for plugin in &plan.plugins {
         if let Err(error) = plugins.add(plugin, running, config, generation, shards) {
-            problems.push(problem(plugin, &error));
+            problems.push(error);
         }
     }
     if problems.is_empty() { Ok(plugins) } else { Err(problems) }
@@ -73,7 +73,7 @@ pub fn check(plan: &Plan, config: Option<&Path>, file: &str) -> Vec<Finding> {
     let finding = |problem: Problem| Finding {
         file: file.into(),
         line: problem.line,
-        column: 1,
+        column: problem.column,
         severity: Severity::Error,
         message: problem.message,
         hint: None,
@@ -89,8 +89,10 @@ impl Plugins {
         config: Option<&Path>,
         generation: Generation,
         shards: u16,
-    ) -> Result<(), String> {
-        let library = load(plugin, config)?;
+    ) -> Result<(), Problem> {
+        let library = load(plugin, config).map_err(|error| problem(plugin, plugin.path_at, &error))?;
+        // What a plugin finds wrong when it is opened is mostly its configuration.
+        let refused = |error: String| problem(plugin, plugin.config_at, &error);
         let terms = terms(plugin);
         let before = running.iter().find(|process| process.terms.name == plugin.name);
         let is_kept = |process: &&Arc<Process>| process.terms == terms && Arc::ptr_eq(&process.library, &library);
@@ -104,9 +106,9 @@ impl Plugins {
             Some(before) => Arc::clone(&before.state),
             None => Arc::new(PluginState::new(plugin.name.clone(), shards)),
         };
-        let process = Process::open(terms, library, state, generation, shards)?;
+        let process = Process::open(terms, library, state, generation, shards).map_err(refused)?;
         for (shard, watch) in (0..shards).zip(self.watches.iter()) {
-            let opened = Some(Opened::new(&process, ShardId(shard), watch)?);
+            let opened = Some(Opened::new(&process, ShardId(shard), watch).map_err(refused)?);
             self.handed[usize::from(shard)].push(Handed { id: process.id, opened });
         }
         self.processes.push(process);
@@ -121,15 +123,15 @@ fn load(plugin: &Plugin, config: Option<&Path>) -> Result<Arc<Library>, String> 
 }
 
 fn terms(plugin: &Plugin) -> Terms {
-    let Plugin { name, path, config, on_fault, max_call, line: _ } = plugin.clone();
+    let Plugin { name, path, config, on_fault, max_call, line: _, path_at: _, config_at: _ } = plugin.clone();
     Terms { name, path, config, on_fault, max_call }
 }
 
-fn problem(plugin: &Plugin, error: &str) -> Problem {
-    let Plugin { name, path, line, .. } = plugin;
+fn problem(plugin: &Plugin, at: Place, error: &str) -> Problem {
+    let Plugin { name, path, .. } = plugin;
     Problem {
-        line: *line,
-        column: 1,
+        line: at.line,
+        column: at.column,
         message: format!("plugin `{name}`: {}: {error}", path.display()),
         is_in_use: false,
         is_configuration: true,
@@ -154,6 +156,17 @@ pub(super) fn announce(before: &[Arc<Process>], now: &[Arc<Process>]) {
         let Process { terms, generation, .. } = &**process;
         tracing::info!(plugin = %terms.name, generation = generation.0, "plugin retired; live connections keep it");
     }
+}
+
+/// The plugins whose library is another one now, in the words of [`crate::config::diff`], which does not see files.
+pub(super) fn changed_libraries(before: &[Arc<Process>], now: &[Arc<Process>]) -> Vec<String> {
+    let is_changed = |process: &&Arc<Process>| {
+        let before = before.iter().find(|before| before.terms.name == process.terms.name);
+        before.is_some_and(|before| {
+            before.terms.path == process.terms.path && before.library.digest != process.library.digest
+        })
+    };
+    now.iter().filter(is_changed).map(|process| format!("plugin {}: library changed", process.terms.name)).collect()
 }
 
 #[cfg(test)]

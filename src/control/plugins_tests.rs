@@ -65,6 +65,8 @@ impl Bench {
             on_fault: OnFault::Close,
             max_call: Duration::from_millis(100),
             line: 7,
+            path_at: Place { line: 8, column: 8 },
+            config_at: Place { line: 9, column: 10 },
         });
         plan
     }
@@ -102,6 +104,9 @@ fn what_has_not_changed_is_kept_and_what_has_is_opened_anew() {
 
     bench.compile("2");
     let (replaced, _) = commit(bench.plan("y"), &other);
+    let plugins = |in_force: &InForce| in_force.snapshot().unwrap().plugins.clone();
+    assert_eq!(changed_libraries(&plugins(&other), &plugins(&replaced)), ["plugin p: library changed"]);
+    assert_eq!(changed_libraries(&plugins(&first), &plugins(&other)), [""; 0], "only its `config`");
     assert_eq!((process(&other).library.version(), process(&replaced).library.version()), ("1", "2"));
     let snapshot = |in_force: &InForce| Arc::clone(in_force.snapshot().unwrap());
     assert!(Arc::ptr_eq(&snapshot(&first).watches, &snapshot(&replaced).watches));
@@ -111,20 +116,20 @@ fn what_has_not_changed_is_kept_and_what_has_is_opened_anew() {
 fn a_plugin_that_fails_is_said_with_its_line_and_leaves_the_old_one() {
     let bench = Bench::new();
     let (in_force, _handovers) = commit(bench.plan("x"), &InForce::nothing(None));
-    let refusal = |plan: Plan| {
+    let refusal = |plan: Plan, line| {
         let problems = prepare::prepare(plan, &in_force, SHARDS).unwrap_err();
-        assert_eq!((problems.len(), problems[0].line, problems[0].is_in_use), (1, 7, false));
+        assert_eq!((problems.len(), problems[0].line, problems[0].is_in_use), (1, line, false));
         problems[0].message.clone()
     };
     let path = bench.library();
-    assert_eq!(refusal(bench.plan("bad")), format!("plugin `p`: {}: this is bad", path.display()));
+    assert_eq!(refusal(bench.plan("bad"), 9), format!("plugin `p`: {}: this is bad", path.display()));
     std::fs::write(&path, "garbage").unwrap();
-    assert!(refusal(bench.plan("x")).ends_with("cannot be loaded: invalid ELF header"));
+    assert!(refusal(bench.plan("x"), 8).ends_with("cannot be loaded: it is not a shared library (no ELF header)"));
     std::fs::remove_file(&path).unwrap();
-    assert!(refusal(bench.plan("x")).contains("cannot be read: No such file"));
+    assert!(refusal(bench.plan("x"), 8).contains("cannot be read: No such file"));
     assert!(!process(&in_force).is_disabled());
     let findings = check(&bench.plan("x"), None, "f.toml");
-    assert!(findings[0].to_string().starts_with("f.toml:7:1: plugin `p`: "), "{findings:?}");
+    assert!(findings[0].to_string().starts_with("f.toml:8:8: plugin `p`: "), "{findings:?}");
 }
 
 #[test]

@@ -118,7 +118,9 @@ impl Supervisor {
         self.care.follow(&snapshot, self.in_force.tls_files());
         self.recorder.reopen(&snapshot.plan.log);
         (self.relog)(&snapshot.plan.log);
-        let changes = (self.diff)(before, &snapshot.plan).join("; ");
+        let mut changes = (self.diff)(before, &snapshot.plan);
+        changes.extend(plugins::changed_libraries(&view_before.snapshot.plugins, &snapshot.plugins));
+        let changes = changes.join("; ");
         let took_ms = (begun.elapsed().as_secs_f64() * 10_000.0).round() / 10.0;
         let generation = snapshot.generation.0;
         tracing::info!(

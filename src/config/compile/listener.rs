@@ -1,6 +1,7 @@
 //! `[[listener]]` and its routes.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -75,7 +76,6 @@ pub(super) fn listener(
     Listener {
         index,
         name: name.unwrap_or_default(),
-        listen,
         service: Service::Tcp,
         routes,
         upstream,
@@ -93,10 +93,11 @@ pub(super) fn listener(
             .as_ref()
             .map(|list| networks(list, "allow_sources", |_| true, report))
             .unwrap_or_default(),
-        accept_proxy: raw.accept_proxy.as_ref().and_then(|raw| proxy::accept(raw, report)),
+        accept_proxy: raw.accept_proxy.as_ref().and_then(|raw| proxy::accept(raw, &listen, report)),
         peeks: reads_hello && raw.tls.is_none(),
         tls,
         backlog: whole(raw.backlog.as_ref(), "backlog", 1..=limits::BACKLOG, report).unwrap_or(DEFAULT_BACKLOG),
+        listen,
         fast_open: raw.fast_open.as_ref().is_some_and(|fast_open| *fast_open.get_ref()),
         timeouts: engine::listener_timeouts(raw.timeouts.as_ref(), scope.timeouts, report),
         line: report.line(&raw.head.span),
@@ -183,11 +184,17 @@ fn refuse_empty(list: &List<Text<'_>>, key: &str, report: &mut Report<'_>) {
 fn server_names(text: &str) -> Result<ServerNames, Wrong> {
     let names = match text.strip_prefix("*.") {
         _ if text == "*" => return Ok(ServerNames::Any),
+        _ if text.parse::<IpAddr>().is_ok() => {
+            let wrong =
+                Wrong::new(format!("{} is an IP address, and clients send no server name for one", quote(text)));
+            return Err(wrong.hint("they take the route without `sni`, or the listener's own `upstream`"));
+        }
         Some(rest) => address::host_name(rest).map(|rest| ServerNames::Below(rest.as_str().into())),
         None => address::host_name(text).map(|name| ServerNames::Exact(name.as_str().into())),
     };
     let hint = "such as \"example.com\", \"*.example.com\" (one part more) or \"*\"";
-    names.map_err(|wrong| if text.contains('*') { wrong.hint(hint) } else { wrong })
+    let of_all = || Wrong::new(format!("{} is neither a host name nor a wildcard", quote(text))).hint(hint);
+    names.map_err(|wrong| if text.contains('*') { of_all() } else { wrong })
 }
 
 /// The networks among the items of a list.

@@ -104,7 +104,11 @@ fn word<T: Copy>(value: Option<&Text<'_>>, key: &str, words: &[(&str, T)], defau
         return *meaning;
     }
     let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-    let hint = format!("one of {}", known.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", "));
+    let one_of = format!("one of {}", known.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", "));
+    // Of a short word, such as `v3`, any other is near.
+    let near =
+        nearest(text.get_ref(), known.iter().copied()).filter(|hint| hint.ends_with('?') && text.get_ref().len() > 3);
+    let hint = near.map_or_else(|| one_of.clone(), |near| format!("{near} {one_of}"));
     report.error(&text.span(), Wrong::new(format!("`{key}` cannot be {}", quote(text.get_ref()))).hint(hint));
     default
 }

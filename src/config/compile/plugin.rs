@@ -44,6 +44,7 @@ pub(super) fn plugin(
         plugins.known.insert(Name::clone(name), Known { index, span: raw.head.span.clone(), used: false });
     }
     let path = required(raw.path.as_ref(), "path", &raw.head, report);
+    let path_at = raw.path.as_ref().map_or_else(|| report.at(&raw.head.span), |text| report.at(&text.span()));
     Plugin {
         name: name.unwrap_or_default(),
         path: path
@@ -60,6 +61,8 @@ pub(super) fn plugin(
         max_call: lasting(raw.max_call.as_ref(), "max_call", limits::TIMEOUT..=limits::DURATION, report)
             .unwrap_or(MAX_CALL),
         line: report.line(&raw.head.span),
+        path_at,
+        config_at: raw.config.as_ref().map_or(path_at, |text| report.at(&text.span())),
     }
 }
 

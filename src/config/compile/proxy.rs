@@ -7,11 +7,13 @@ use super::super::read::{List, Text};
 use super::listener::networks;
 use super::tls::names;
 use super::{required, word};
+use crate::types::Endpoint;
 
 /// The word for whoever may open the socket file of a unix listener.
 const UNIX: &str = "unix";
 
-pub(super) fn accept(raw: &raw::AcceptProxy<'_>, report: &mut Report<'_>) -> Option<AcceptProxy> {
+/// `listen`: the addresses of the listener; none where all of them were wrong.
+pub(super) fn accept(raw: &raw::AcceptProxy<'_>, listen: &[Endpoint], report: &mut Report<'_>) -> Option<AcceptProxy> {
     let mode = required(raw.mode.as_ref(), "mode", &raw.head, report);
     let trusted = raw.trusted.as_ref().map(|list| trusted(list, report));
     let is_required = word(Some(mode?), "mode", &[("off", false), ("require", true)], false, report);
@@ -28,7 +30,36 @@ pub(super) fn accept(raw: &raw::AcceptProxy<'_>, report: &mut Report<'_>) -> Opt
             wrong.hint("the networks of your load balancers; to believe everybody write [\"0.0.0.0/0\", \"::/0\"]"),
         );
     }
+    if let (Some(list), Some(trusted)) = (&raw.trusted, &trusted) {
+        look_for_nobody(list, trusted, listen, report);
+    }
     trusted
+}
+
+/// Peers of one kind are trusted, and only those of the other kind can come.
+fn look_for_nobody(list: &List<Text<'_>>, trusted: &AcceptProxy, listen: &[Endpoint], report: &mut Report<'_>) {
+    let all_unix = listen.iter().all(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
+    let any_unix = listen.iter().any(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
+    let has_networks = !trusted.trusted.is_empty();
+    let (what, hint, others) = if listen.is_empty() {
+        return;
+    } else if has_networks && all_unix {
+        let what = "a listener with only unix addresses has no peers in `trusted` networks";
+        (what, "write \"unix\" for whoever may open the socket file", trusted.trusts_unix)
+    } else if trusted.trusts_unix && !any_unix {
+        (
+            "`trusted` has \"unix\", and the listener has no unix address",
+            "networks are for peers over TCP",
+            has_networks,
+        )
+    } else {
+        return;
+    };
+    if others {
+        report.warning(&list.span, Wrong::new(what).hint("that does nothing"));
+    } else {
+        report.error(&list.span, Wrong::new(format!("{what}: every connection would be refused")).hint(hint));
+    }
 }
 
 fn trusted(list: &List<Text<'_>>, report: &mut Report<'_>) -> AcceptProxy {

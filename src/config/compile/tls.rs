@@ -86,7 +86,10 @@ fn own_names(list: &List<Text<'_>>, report: &mut Report<'_>) -> Vec<Name> {
         report.error(&list.span, wrong.hint("such as [\"localhost\", \"127.0.0.1\"]"));
     }
     let read = |text: &str| match text.strip_prefix("*.") {
-        Some(rest) => address::host_name(rest).map(|rest| format!("*.{rest}").as_str().into()),
+        Some(rest) => address::host_name(rest).map(|rest| format!("*.{rest}").as_str().into()).map_err(|_| {
+            let wrong = Wrong::new(format!("{} is neither a host name nor a wildcard", quote(text)));
+            wrong.hint("such as \"example.com\" or \"*.example.com\"")
+        }),
         None => subject(text),
     };
     names(list, "self_signed", read, report)
@@ -131,11 +134,17 @@ pub(super) fn protocols(list: &List<Text<'_>>, report: &mut Report<'_>) -> Vec<N
 
 fn protocol(text: &str) -> Result<Name, Wrong> {
     // RFC 7301 allows any bytes; those that are registered are ASCII, and logs and headers repeat them.
-    let fits = (1..=limits::ALPN_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if fits {
+    // None has a comma: that is how other programs write lists.
+    let fits = |byte: u8| byte.is_ascii_graphic() && byte != b',';
+    if (1..=limits::ALPN_BYTES).contains(&text.len()) && text.bytes().all(fits) {
         return Ok(text.into());
     }
-    Err(Wrong::new(format!("{} is not a protocol", quote(text))).hint("such as \"h2\" or \"http/1.1\""))
+    let wrong = Wrong::new(format!("{} is not a protocol", quote(text)));
+    Err(if text.contains([',', ' ']) {
+        wrong.hint("several are a list, such as [\"h2\", \"http/1.1\"]")
+    } else {
+        wrong.hint("such as \"h2\" or \"http/1.1\"")
+    })
 }
 
 fn client_auth(raw: &raw::ClientAuth<'_>, base: &Path, report: &mut Report<'_>) -> Option<ClientAuth> {

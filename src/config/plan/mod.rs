@@ -361,6 +361,10 @@ pub struct Plugin {
     /// A call longer than this is logged and counted.
     pub max_call: Duration,
     pub line: u32,
+    /// Where its `path` stands.
+    pub path_at: Place,
+    /// Where its `config` stands, or else its `path`.
+    pub config_at: Place,
 }
 
 /// What happens when a plugin is at fault.

@@ -116,15 +116,15 @@ fn errors_of_listeners() {
             "9:15: `unknown_sni` cannot be `drop` (one of \"default\", \"reject\")",
             "10:15: `h2` is in `alpn` already",
             "10:21: `` is not a protocol (such as",
-            "10:25: `h 2` is not a protocol",
+            "10:25: `h 2` is not a protocol (several are a list, such as",
             "11:15: `min_version` cannot be `1.1` (one of \"1.2\", \"1.3\")",
             "12:15: `ca` is missing (the authorities that sign client certificates)",
             "14:7: `sni` is empty, so the route would match nobody",
             "15:8: `alpn` is empty, so the route would match nobody",
-            "18:8: `*.a` is not a host name (such as",
+            "18:8: `*.*.a` is neither a host name nor a wildcard (such as",
             "18:17: `a b` is not a host name",
-            "18:24: `b*` is not a host name (such as",
-            "18:30: `1.2.3.4` is not a host name",
+            "18:24: `b*` is neither a host name nor a wildcard (such as",
+            "18:30: `1.2.3.4` is an IP address, and clients send no server name for one",
             "18:48: `A.b` is in `sni` already",
         ],
     );
@@ -149,9 +149,57 @@ fn errors_of_listeners() {
     );
     expect(
         &with("[listener.tls]\nself_signed = [\"*\", \"a_b.example\", \"::1\", \"*.example\", \"*.*.x\"]", ""),
-        &["6:16: `*` is not a host name", "6:56: `*.x` is not a host name"],
+        &["6:16: `*` is not a host name", "6:56: `*.*.x` is neither a host name nor a wildcard"],
     );
     expect(&with("tls = { certificates = [] }", ""), &["5:24: `certificates` is empty"]);
+}
+
+#[test]
+fn values_of_a_wrong_kind_show_a_right_one() {
+    expect(
+        &with("tls = true\naccept_proxy = true", "send_proxy = true\ntls = true"),
+        &[
+            "5:7: `tls` must be a table, not true or false (such as `tls = { certificates = [{ cert = \"a.pem\", key",
+            "6:16: `accept_proxy` must be a table, not true or false (such as `accept_proxy = { mode = \"require\", tru",
+            "10:14: `send_proxy` must be a string, not true or false (such as \"v2\")",
+            "11:7: `tls` must be a table, not true or false (such as `tls = { server_name",
+        ],
+    );
+    expect(
+        &with("tls = { certificates = [\"a.pem\"], alpn = \"h2,http/1.1\", client_auth = \"require\" }", ""),
+        &[
+            "5:25: `certificates` must be a table, not a string (such as `{ cert = \"a.pem\", key = \"a.key\" }`)",
+            "5:42: `h2,http/1.1` is not a protocol (several are a list, such as [\"h2\", \"http/1.1\"])",
+            "5:71: `client_auth` must be a table, not a string (such as `client_auth = {",
+        ],
+    );
+    expect(
+        &with("accept_proxy = { mode = \"required\", trusted = [\"10.0.0.0/8\"] }", ""),
+        &["5:25: `mode` cannot be `required` (did you mean `require`? one of \"off\", \"require\")"],
+    );
+}
+
+#[test]
+fn peers_that_can_never_come_are_found() {
+    let text = |listen: &str, trusted: &str| {
+        with(&format!("accept_proxy = {{ mode = \"require\", trusted = {trusted} }}"), "")
+            .replace("\"127.0.0.1:1\"", listen)
+    };
+    let (unix, tcp, both) = ("\"unix:/run/a\"", "\"127.0.0.1:1\"", "[\"unix:/run/a\", \"127.0.0.1:1\"]");
+    expect(
+        &text(unix, "[\"10.0.0.0/8\"]"),
+        &[
+            "5:46: a listener with only unix addresses has no peers in `trusted` networks: every connection would be refused (write \"unix\"",
+        ],
+    );
+    expect(
+        &text(tcp, "\"unix\""),
+        &["5:46: `trusted` has \"unix\", and the listener has no unix address: every connection would be refused"],
+    );
+    let warnings = |listen, trusted| read(&text(listen, trusted)).unwrap().warnings.len();
+    let mixed = "[\"unix\", \"10.0.0.0/8\"]";
+    assert_eq!((warnings(unix, mixed), warnings(tcp, mixed), warnings(both, mixed)), (1, 1, 0));
+    assert_eq!((warnings(unix, "\"unix\""), warnings(tcp, "\"10.0.0.0/8\"")), (0, 0));
 }
 
 #[test]

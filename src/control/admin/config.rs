@@ -199,7 +199,7 @@ fn timeouts(timeouts: &Timeouts) -> Value {
 }
 
 fn plugin(plugin: &Plugin) -> Value {
-    let Plugin { name, path, config, on_fault, max_call, line: _ } = plugin;
+    let Plugin { name, path, config, on_fault, max_call, line: _, path_at: _, config_at: _ } = plugin;
     json!({
         "name": name.as_ref(),
         "path": path,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plugins::{Plugin, plugins};
 use super::sessions::rfc3339;
+use crate::config::plan::Identity;
 use crate::control::handle::Control;
 use crate::control::tls::date;
 use crate::control::{logging, recorder};
@@ -161,6 +162,9 @@ pub struct Certificate {
     /// RFC 3339, UTC.
     pub not_before: String,
     pub not_after: String,
+    /// Why the files, changed since, cannot be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_error: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -216,6 +220,7 @@ pub(super) async fn show_upstreams(State(control): State<Control>) -> Json<Vec<U
 fn status(control: &Control) -> Status {
     let reading = control.totals();
     let view = control.view();
+    let pending = control.pending().clone();
     // A reload may have come between the two readings; names tell.
     let listener = |(index, totals): (usize, ListenerTotals)| {
         let mut listener = Listener::from(totals);
@@ -223,6 +228,12 @@ fn status(control: &Control) -> Status {
         let terms = view.snapshot.tls.get(index).filter(|_| is_same).and_then(Option::as_ref);
         listener.certificates =
             terms.iter().flat_map(|terms| terms.certificates.all()).map(Certificate::from).collect();
+        let tls = view.snapshot.plan.listeners.get(index).filter(|_| is_same).and_then(|plan| plan.tls.as_ref());
+        if let Some(Identity::Files(pairs)) = tls.map(|tls| &tls.identity) {
+            for (shown, pair) in listener.certificates.iter_mut().zip(pairs) {
+                shown.pending_error = pending.get(&(pair.certificates.path.clone(), pair.key.path.clone())).cloned();
+            }
+        }
         listener
     };
     Status {
@@ -330,7 +341,7 @@ impl From<ListenerTotals> for Listener {
 impl From<tls::certificates::Certificate> for Certificate {
     fn from(certificate: tls::certificates::Certificate) -> Self {
         let Facts { subject, names, not_before, not_after } = (*certificate.facts).clone();
-        Self { subject, names, not_before: date(not_before), not_after: date(not_after) }
+        Self { subject, names, not_before: date(not_before), not_after: date(not_after), pending_error: None }
     }
 }
 

@@ -88,6 +88,14 @@ fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
     })
 }
 
+/// Why a certificate that is to sign others cannot. One that is signed by itself stands for itself.
+pub(super) fn no_authority(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let subject = parsed.subject();
+    (!parsed.is_ca() && subject != parsed.issuer())
+        .then(|| format!("has a certificate ({}) that is no authority", subject.to_string().escape_debug()))
+}
+
 /// Why a certificate is, or soon will be, of no use.
 pub(super) fn expiry(facts: &Facts, now: SystemTime) -> Option<String> {
     let now = seconds(now);

@@ -2,7 +2,7 @@
 //! and kept up to date while arus runs.
 //!
 //! - `pem` reads files, `identity` makes certificates of them, `self_signed` makes its own.
-//! - `server` and `client` build the configurations of the two directions.
+//! - `server` and `client` build the configurations of the two directions; `shown` says what a client would see.
 //! - `care` watches files, changes ticket keys and looks at expiry.
 
 mod care;
@@ -11,6 +11,7 @@ mod identity;
 mod pem;
 pub(super) mod self_signed;
 mod server;
+mod shown;
 #[cfg(test)]
 mod tests;
 
@@ -22,8 +23,9 @@ use rustls::SupportedCipherSuite;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 
-pub(super) use care::{Care, Changed};
+pub(super) use care::{Care, Changed, Pending};
 pub(super) use identity::date;
+pub use shown::{Shown, shown};
 
 use super::prepare::Problem;
 use super::watch::Content;
@@ -91,7 +93,11 @@ pub(super) fn acquire(plan: &Plan, before: Option<&Snapshot>, store: Store<'_>) 
             });
             server::terms(tls, same.map(|same| &same.tickets), store, &mut acquired.warnings)
         });
-        acquired.listeners.push(sort_out(terms, &mut problems).map(Arc::new));
+        let terms = sort_out(terms, &mut problems).map(Arc::new);
+        if let Some(terms) = &terms {
+            acquired.warnings.extend(shown::never_reached(listener, &terms.certificates));
+        }
+        acquired.listeners.push(terms);
     }
     let mut roots = client::SystemRoots::default();
     for upstream in &plan.upstreams {

@@ -8,7 +8,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ServerConfig, version};
 
 use super::{Store, identity, pem, problem, provider, self_signed};
-use crate::config::plan::{ClientAuth, Identity, TlsIn, TlsVersion, UnknownSni};
+use crate::config::plan::{ClientAuth, Identity, KeyPair, TlsIn, TlsVersion, UnknownSni};
 use crate::control::prepare::Problem;
 use crate::tls::certificates::{Certificate, Certificates, Unknown};
 use crate::tls::terms::ListenerTls;
@@ -27,7 +27,7 @@ pub(super) fn terms(
     store: Store<'_>,
     warnings: &mut Vec<Problem>,
 ) -> Result<ListenerTls, Vec<Problem>> {
-    let (all, verifier) = match (certificates(tls, store, warnings), verifier(tls)) {
+    let (all, verifier) = match (certificates(tls, store, warnings), verifier(tls, warnings)) {
         (Ok(all), Ok(verifier)) => (all, verifier),
         (all, verifier) => return Err(all.err().into_iter().flatten().chain(verifier.err()).collect()),
     };
@@ -75,7 +75,10 @@ fn certificates(tls: &TlsIn, store: Store<'_>, warnings: &mut Vec<Problem>) -> R
             let (mut all, mut problems) = (Vec::with_capacity(pairs.len()), Vec::new());
             for pair in pairs {
                 match identity::load(pair, warnings) {
-                    Ok(certificate) => all.push(certificate),
+                    Ok(certificate) => {
+                        warnings.extend(doubts(&certificate, pair, &all));
+                        all.push(certificate);
+                    }
                     Err(mut wrong) => problems.append(&mut wrong),
                 }
             }
@@ -84,13 +87,27 @@ fn certificates(tls: &TlsIn, store: Store<'_>, warnings: &mut Vec<Problem>) -> R
     }
 }
 
+/// What makes a certificate useless beside those `before` it, or at all.
+fn doubts(certificate: &Certificate, pair: &KeyPair, before: &[Certificate]) -> Option<Problem> {
+    let subject = &certificate.facts.subject;
+    let own = certificate.key.cert.first();
+    let what = if before.iter().any(|before| before.key.cert.first() == own) {
+        format!("has a certificate ({subject}) that stands before it in `certificates` already")
+    } else if certificate.facts.names.is_empty() {
+        format!("has a certificate ({subject}) without names (subjectAltName): clients believe it for none")
+    } else {
+        return None;
+    };
+    Some(pem::wrong(&pair.certificates, what))
+}
+
 struct Verifier {
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// Who may resume a session may have begun it: this changes when that does.
     policy: [u8; 32],
 }
 
-fn verifier(tls: &TlsIn) -> Result<Verifier, Problem> {
+fn verifier(tls: &TlsIn, warnings: &mut Vec<Problem>) -> Result<Verifier, Problem> {
     let mut policy = Context::new(&SHA256);
     policy.update(tls.min_version.word().as_bytes());
     policy.update(tls.client_auth.word().as_bytes());
@@ -99,6 +116,7 @@ fn verifier(tls: &TlsIn) -> Result<Verifier, Problem> {
         ClientAuth::Request(ca) | ClientAuth::Require(ca) => {
             let (roots, certificates) = pem::authorities(ca)?;
             certificates.iter().for_each(|certificate| policy.update(certificate));
+            warnings.extend(certificates.iter().filter_map(identity::no_authority).map(|what| pem::wrong(ca, what)));
             let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
             let builder = match &tls.client_auth {
                 ClientAuth::Request(_) => builder.allow_unauthenticated(),

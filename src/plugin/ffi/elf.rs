@@ -20,7 +20,7 @@ const PROGRAM_HEADER: usize = 56;
 pub(super) fn check(file: &[u8]) -> Result<(), LoadError> {
     let wrong = |text: &str| LoadError::Link(text.into());
     if file.len() < HEADER || !file.starts_with(b"\x7fELF") {
-        return Err(wrong("invalid ELF header"));
+        return Err(wrong("it is not a shared library (no ELF header)"));
     }
     // 64 bits, little endian.
     if file[4] != 2 || file[5] != 1 || (MACHINE != 0 && half(file, 18) != Some(MACHINE)) {
@@ -97,7 +97,7 @@ mod tests {
             file[at] = byte;
             check(&file).unwrap_err().to_string()
         };
-        assert!(changed(0, 0).contains("invalid ELF"));
+        assert!(changed(0, 0).contains("no ELF header"));
         assert!(changed(4, 1).contains("another machine") && changed(18, 40).contains("another machine"));
         assert!(changed(16, 2).contains("not a shared library"));
         assert!(changed(54, 32).contains("unknown size"));

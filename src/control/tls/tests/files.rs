@@ -84,6 +84,25 @@ fn what_works_and_may_not_for_long_is_a_warning() {
         && found.iter().zip(expected).all(|(found, expected)| found.starts_with(expected));
     assert!(all, "found:\n{}\nexpected:\n{}", found.join("\n"), expected.join("\n"));
 
+    desk.issue("bare", &[]);
+    let route = "[[listener.route]]\nsni = [\"a.test\", \"c.test\", \"*.c.test\"]\nupstream = \"u\"";
+    let tls = |unknown: &str| {
+        let ca = "client_auth = { mode = \"request\", ca = \"bare.pem\" }";
+        format!("{}\n{ca}\nunknown_sni = \"{unknown}\"\n{route}", certificates(&["fine", "good", "bare", "fine"]))
+    };
+    let found = said(&desk, &tls("reject"), None);
+    let expected = [
+        "f:7:85: warning: good.key has a private key",
+        "f:7:108: warning: bare.pem has a certificate (CN=bare) without names (subjectAltName): clients believe it for none",
+        "f:7:149: warning: fine.pem has a certificate (CN=fine) that stands before it in `certificates` already",
+        "f:8:40: warning: bare.pem has a certificate (CN=bare) that is no authority",
+        "f:10:1: warning: no certificate has the name `c.test`: `unknown_sni = \"reject\"` refuses it before this route",
+    ];
+    let all = found.len() == expected.len()
+        && found.iter().zip(expected).all(|(found, expected)| found.starts_with(expected));
+    assert!(all, "found:\n{}\nexpected:\n{}", found.join("\n"), expected.join("\n"));
+    assert_eq!(said(&desk, &tls("default"), None).len(), expected.len() - 1, "there it gets the first one");
+
     let facts = |not_before, not_after| Facts { subject: "x".into(), names: Vec::new(), not_before, not_after };
     let now = SystemTime::now();
     let early = identity::expiry(&facts(i64::MAX, i64::MAX), now).unwrap();

@@ -232,6 +232,7 @@ fn a_certificate_is_replaced_under_a_live_configuration() {
     desk.issue("a", &["a.test"]);
     desk.issue("b", &["b.test"]);
     let snapshot = desk.in_force(&certificates(&["a", "b"]), None);
+    let (control, _requests, _shards) = fixture::control(snapshot.plan.clone());
     let client = credulous(&desk);
     let serial = |snapshot: &Snapshot| {
         let (client, _) = shake(&client, "a.test", snapshot).unwrap();
@@ -245,20 +246,31 @@ fn a_certificate_is_replaced_under_a_live_configuration() {
 
     // The certificate comes first, its key later; then something torn.
     desk.write("a.key", &old_key);
-    assert!(!care::take_up(&snapshot, &[path("a.pem")]));
+    assert!(!care::take_up(&control, &snapshot, &[path("a.pem")]));
     assert_eq!(serial(&snapshot), before, "a pair that does not fit changes nothing");
+    let pending: Vec<String> = control.pending().values().cloned().collect();
+    assert!(pending.len() == 1 && pending[0].contains("a.key has a key that is not the certificate's"), "{pending:?}");
     desk.write("a.key", &new_key);
-    assert!(!care::take_up(&snapshot, &[path("a.key")]));
+    assert!(!care::take_up(&control, &snapshot, &[path("a.key")]));
     let after = serial(&snapshot);
     assert_ne!(after, before);
+    assert!(control.pending().is_empty());
     desk.write("a.pem", &new[..new.len() / 2]);
-    assert!(!care::take_up(&snapshot, &[path("a.pem")]));
+    assert!(!care::take_up(&control, &snapshot, &[path("a.pem")]));
     assert_eq!(serial(&snapshot), after);
     desk.write("a.pem", &old);
     desk.write("a.key", &old_key);
-    assert!(!care::take_up(&snapshot, &[path("a.pem"), path("a.key")]));
+    assert!(!care::take_up(&control, &snapshot, &[path("a.pem"), path("a.key")]));
     assert_eq!(serial(&snapshot), before);
     assert_eq!(shown(&client, "b.test", &snapshot), "b", "the others stay");
+}
+
+#[test]
+fn names_that_a_new_certificate_has_lost_are_found() {
+    let set = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+    let before = set(&["a.test", "b.test", "*.c.test", "::1"]);
+    assert_eq!(care::lost(&before, &before), [""; 0]);
+    assert_eq!(care::lost(&before, &set(&["*.test", "x.c.test"])), ["*.c.test", "::1"]);
 }
 
 /// How the second of two handshakes went.

@@ -203,7 +203,7 @@ pub(crate) const FIGURES: [Figure; 25] = [
         load: &["conn", "--in-flight", "16"],
         unit: Unit::Connection,
         cast: TLS,
-        bars: &[bar(Metric::Cpu, HAPROXY_TLS, 1.0), bar(Metric::Cpu, NGINX_TLS, 1.0)],
+        bars: &[bar(Metric::Cpu, HAPROXY_TLS, 0.55), bar(Metric::Cpu, NGINX_TLS, 1.0)],
     },
     Figure {
         name: "tls-resume",
@@ -211,7 +211,7 @@ pub(crate) const FIGURES: [Figure; 25] = [
         load: &["conn", "--in-flight", "16", "--resume"],
         unit: Unit::Connection,
         cast: TLS,
-        bars: &[bar(Metric::Cpu, HAPROXY_TLS, 1.0), bar(Metric::Cpu, NGINX_TLS, 1.0)],
+        bars: &[bar(Metric::Cpu, HAPROXY_TLS, 0.8), bar(Metric::Cpu, NGINX_TLS, 1.0)],
     },
     Figure {
         name: "tls-bulk-down",
@@ -219,7 +219,7 @@ pub(crate) const FIGURES: [Figure; 25] = [
         load: &["bulk", "--streams", "1"],
         unit: Unit::Gib,
         cast: TLS,
-        bars: &[bar(Metric::Cpu, HAPROXY_TLS, 1.0), bar(Metric::Cpu, NGINX_TLS, 1.0)],
+        bars: &[bar(Metric::Cpu, HAPROXY_TLS, 0.5), bar(Metric::Cpu, NGINX_TLS, 1.0)],
     },
     Figure {
         name: "tls-bulk-up",
@@ -227,7 +227,7 @@ pub(crate) const FIGURES: [Figure; 25] = [
         load: &["bulk", "--streams", "1", "--direction", "up"],
         unit: Unit::Gib,
         cast: TLS,
-        bars: &[bar(Metric::Cpu, HAPROXY_TLS, 1.0), bar(Metric::Cpu, NGINX_TLS, 1.0)],
+        bars: &[bar(Metric::Cpu, HAPROXY_TLS, 0.5), bar(Metric::Cpu, NGINX_TLS, 1.0)],
     },
     Figure {
         name: "tls-rr64",
@@ -236,7 +236,7 @@ pub(crate) const FIGURES: [Figure; 25] = [
         unit: Unit::Request,
         cast: TLS,
         bars: &[
-            bar(Metric::Cpu, HAPROXY_TLS, 1.0),
+            bar(Metric::Cpu, HAPROXY_TLS, 0.85),
             bar(Metric::Cpu, NGINX_TLS, 1.0),
             bar(Metric::P50, HAPROXY_TLS, 1.0),
             bar(Metric::P99, HAPROXY_TLS, 1.0),
@@ -248,7 +248,7 @@ pub(crate) const FIGURES: [Figure; 25] = [
         load: &["idle", "--connections", "2000"],
         unit: Unit::IdleConnection,
         cast: TLS,
-        bars: &[bar(Metric::Resident, HAPROXY_TLS, 1.0)],
+        bars: &[bar(Metric::Resident, Of::Nothing, 12.0)],
     },
     Figure {
         name: "tls-calm",

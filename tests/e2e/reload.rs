@@ -124,7 +124,7 @@ fn a_bad_file_of_any_kind_changes_nothing_and_is_reported_with_its_places() {
     let file = arus.config().display().to_string();
     shape(&arus);
     // One may be opened late, once; a leak would be one for each kind of file below.
-    let descriptors = arus.process().descriptors() + 1;
+    let descriptors = settled_descriptors(&arus) + 1;
     let head = with_body(&arus, "").lines().count();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
@@ -300,6 +300,16 @@ fn requests_that_come_together_are_all_answered() {
     assert_eq!(ask(&arus.address("web")).1, "a");
 }
 
+/// The descriptors of an arus that has just started, once all of it has: watchers begin after it is ready.
+fn settled_descriptors(arus: &Arus) -> usize {
+    let mut seen = (0, 0);
+    eventually("descriptors have settled", || {
+        let now = arus.process().descriptors();
+        seen = if seen.0 == now { (now, seen.1 + 1) } else { (now, 0) };
+        (seen.1 >= 20).then_some(now)
+    })
+}
+
 #[test]
 fn a_reload_that_would_need_too_many_descriptors_is_refused_whole() {
     let a = tagged("a");
@@ -307,7 +317,7 @@ fn a_reload_that_would_need_too_many_descriptors_is_refused_whole() {
     let arus = Setup::new(&body).descriptors(450).start();
     let web = arus.address("web");
     drop(ask(&web));
-    let descriptors = arus.process().descriptors();
+    let descriptors = settled_descriptors(&arus);
     // A stretch of ports of an address that nobody else uses; each needs a socket per shard.
     let many = listener("many", "127.3.0.1:20000-20399", "app", "");
     configure(&arus, &(body.clone() + &many));

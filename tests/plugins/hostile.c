@@ -260,7 +260,7 @@ static int32_t abort_now(const struct hostile *hostile, struct connection *conne
 }
 
 static int32_t recurse(const struct hostile *hostile, struct connection *connection, arus_io *io) {
-    volatile char frame[4096];
+    volatile char frame[512]; /* smaller than the guard page, which must not be jumped over */
     frame[0] = (char)io->input_len;
     if (hostile == NULL) return frame[0]; /* never */
     return recurse(hostile, connection, io) + frame[0]; /* the end of the stack */

@@ -16,7 +16,7 @@ pub(super) enum Aside {
     /// While the shard has no buffer left.
     Detour(Detour),
     /// Likewise, for a direction with a transform.
-    Fill(Fill),
+    Fill(Box<Fill>),
 }
 
 /// What [`Aside::poll`] has come to.
@@ -39,7 +39,7 @@ impl Aside {
     }
 
     pub(super) fn detour(ring: &Ring, from: &Socket, has_transform: bool) -> Self {
-        if has_transform { Self::Fill(Fill::new(ring, from)) } else { Self::Detour(Detour::new(from)) }
+        if has_transform { Self::Fill(Box::new(Fill::new(ring, from))) } else { Self::Detour(Detour::new(from)) }
     }
 
     /// Whether bytes wait for `to`.

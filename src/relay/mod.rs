@@ -114,8 +114,9 @@ impl Line {
 
 /// Relays until the end. `count` is told of all bytes of payload as they are sent on, and of those that were not after
 /// all. The sockets are closed when the future is gone; here it is decided whether with FIN or RST.
-pub async fn run(ring: &Ring, line: Line, terms: Terms, cut: &Cut, count: impl Fn(Direction, i64)) -> Tally {
-    let Line { client: Inlet { socket: client, receive, ahead }, upstream, up, down, is_refused } = line;
+pub async fn run(ring: &Ring, line: Box<Line>, terms: Terms, cut: &Cut, count: impl Fn(Direction, i64)) -> Tally {
+    // In a box, as a future keeps room for its arguments as long as it lives.
+    let Line { client: Inlet { socket: client, receive, ahead }, upstream, up, down, is_refused } = *line;
     let up = Half::new(receive, ahead, up);
     let Inlet { socket: upstream, receive, ahead } = upstream;
     let mut relay = Relay {
@@ -137,9 +138,10 @@ pub async fn run(ring: &Ring, line: Line, terms: Terms, cut: &Cut, count: impl F
         relay.client.reset_on_close();
         relay.upstream.reset_on_close();
     } else if relay.closing && relay.fault.is_none() {
-        relay.linger(ring).await;
+        Box::pin(relay.linger(ring)).await;
     } else {
-        relay.close(ring).await;
+        // In boxes, as the way out is larger than what goes on before it, and most connections are not on it.
+        Box::pin(relay.close(ring)).await;
     }
     let Relay { up, down, client, upstream, .. } = &mut relay;
     for (direction, unsent) in [(Direction::Up, up.abandon(upstream)), (Direction::Down, down.abandon(client))] {

@@ -52,7 +52,7 @@ async fn live(session: &Session, permit: Option<Permit>, client: Socket) -> Outc
 
 /// From the first byte of the client to a line of both sides: hears who it is and what it wants, gets it a backend, and
 /// opens the plugins between them.
-async fn establish(session: &Session, permit: Option<Permit>, client: Socket) -> Result<(Line, Place), Outcome> {
+async fn establish(session: &Session, permit: Option<Permit>, client: Socket) -> Result<(Box<Line>, Place), Outcome> {
     let mut greeted = greet(session, client, permit).await?;
     let reached = reach(session, &mut greeted).await?;
     let Opened { lines, is_refused } = open_plugins(session, &greeted, &reached)?;
@@ -65,7 +65,7 @@ async fn establish(session: &Session, permit: Option<Permit>, client: Socket) ->
     let up = Way { preface, transform: Transform::new(Direction::Up, pool, open_up, line_up, seal_up) };
     let down = Transform::new(Direction::Down, pool, open_down, line_down, seal_down);
     let down = Way { preface: Queue::new(pool), transform: down };
-    Ok((Line { client, upstream, up, down, is_refused }, place))
+    Ok((Box::new(Line { client, upstream, up, down, is_refused }), place))
 }
 
 /// What plugins say to a connection.

@@ -22,7 +22,6 @@ const _: () = assert!(HEADER + RECORD_MAX <= PRIVATE_BUFFER);
 
 const CLOSE_NOTIFY: u8 = 0;
 const USER_CANCELED: u8 = 90;
-const NO_RENEGOTIATION: u8 = 100;
 const HELLO_REQUEST: u8 = 0;
 const CLIENT_HELLO: u8 = 1;
 const NEW_SESSION_TICKET: u8 = 4;
@@ -163,7 +162,7 @@ impl Opener {
             }
             // Says that a close_notify follows; the idle count bounds such warnings.
             [_, USER_CANCELED] => Ok(()),
-            [1, NO_RENEGOTIATION] if !self.control.is_tls13() => Ok(()),
+            // Warnings of TLS 1.2, as no_renegotiation, mean nothing to us; the idle count bounds them too.
             [1, _] if !self.control.is_tls13() => Ok(()),
             [_, _] => Err(Flaw(Alert::Received)),
             _ => Err(Flaw(Alert::DecodeError)),

@@ -116,6 +116,8 @@ labelled! {
         Accept = "accept",
         ProxyHeader = "proxy_header",
         Tls = "tls",
+        /// The SOCKS dialogue, up to its request.
+        Negotiate = "negotiate",
         Route = "route",
         Queue = "queue",
         Resolve = "resolve",
@@ -123,6 +125,16 @@ labelled! {
         FirstByte = "first_byte",
         Relay = "relay",
     }
+}
+
+labelled! {
+    /// What a listener does for its clients.
+    Service { Tcp = "tcp", Socks5 = "socks5" }
+}
+
+labelled! {
+    /// What a session carries.
+    Protocol { Tcp = "tcp", Udp = "udp" }
 }
 
 labelled! {
@@ -145,7 +157,10 @@ labelled! {
         HalfClosedTimeout = "half_closed_timeout",
         ConnectRefused = "connect_refused",
         ConnectTimeout = "connect_timeout",
+        /// No route to the host (EHOSTUNREACH).
         Unreachable = "unreachable",
+        /// No route to its network (ENETUNREACH).
+        NetworkUnreachable = "network_unreachable",
         /// The backend's name has no address (yet).
         Unresolved = "unresolved",
         /// Every backend is down, ejected or drained.
@@ -164,6 +179,36 @@ labelled! {
         ClientHello = "client_hello",
         /// `unknown_sni = "reject"`, and no certificate has the name.
         UnknownServerName = "unknown_sni",
+        /// What should have been SOCKS is not, or is malformed.
+        SocksMessage = "socks_message",
+        /// The client offers no authentication method that is allowed here.
+        SocksMethod = "socks_method",
+        /// A command that is not served here.
+        SocksCommand = "socks_command",
+        /// An address type that SOCKS does not know.
+        SocksAddress = "socks_address",
+        /// A wrong password or an unknown user.
+        AuthFailed = "auth_failed",
+        /// Too many failures from this source.
+        Banned = "banned",
+        /// Credentials cannot be checked now: PAM or the queue of checks failed.
+        AuthUnavailable = "auth_unavailable",
+        /// The ACL blocks it.
+        AclBlocked = "acl_blocked",
+        /// The ACL of a later configuration blocks it.
+        AclUpdated = "acl_updated",
+        /// Nobody connected to a BIND in time.
+        BindTimeout = "bind_timeout",
+        /// Somebody else than the expected peer connected to a BIND.
+        BindPeer = "bind_peer",
+        /// The TCP connection of a UDP association was closed: its regular end.
+        AssociationClosed = "association_closed",
+        UserMaxConnections = "user_max_connections",
+        UserMaxAssociations = "user_max_associations",
+        /// The user's quota is used up.
+        Quota = "quota",
+        /// The SOCKS proxy that arus is chained to refused.
+        UpstreamProxy = "upstream_proxy",
         /// The client went before a stage was done.
         ClientGone = "client_gone",
         /// A stage took longer than it may.

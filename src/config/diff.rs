@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::plan::{
     AcceptProxy, AccessLog, Admin, Backend, BusyPoll, ClientAuth, Demo, Engine, Health, Identity, KeyPair, Listener,
-    Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Service, Timeouts, TlsIn, TlsOut, Upstream, Warm,
+    Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Timeouts, TlsIn, TlsOut, Upstream, Warm,
 };
 use super::units::show_duration;
 use crate::types::{PluginIndex, UpstreamIndex};
@@ -189,7 +189,7 @@ fn listener(listener: &Listener, plan: &Plan) -> Table {
         index: _,
         name,
         listen,
-        service: Service::Tcp,
+        service,
         routes,
         upstream,
         plugins,
@@ -227,6 +227,7 @@ fn listener(listener: &Listener, plan: &Plan) -> Table {
     let table = Table::new(format!("listener {name}"))
         .items(listen.iter().map(|endpoint| format!("listen {endpoint}")))
         .items(routes.iter().map(route))
+        .fact("service", service)
         .option("upstream", upstream.map(name_of))
         .items(plugins.iter().map(|plugin| format!("plugin {}", plugin_of(plugin))))
         .option("max_connections", *max_connections)

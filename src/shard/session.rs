@@ -15,7 +15,7 @@ use crate::relay::{Cut, Direction};
 use crate::stats::counters::{Handshake, ListenerCounters, add, sub};
 use crate::stats::latency::Measure;
 use crate::stats::summary::{Summary, TlsFacts};
-use crate::types::{Blame, Client, ListenerIndex, Reason, SessionId, Stage, State};
+use crate::types::{Blame, Client, ListenerIndex, Name, Protocol, Reason, Service, SessionId, Stage, State};
 use crate::upstream::queue::Place;
 use crate::upstream::state::BackendState;
 
@@ -25,6 +25,13 @@ pub(super) struct Live {
     pub(super) client: Client,
     /// What a PROXY header said of it.
     source: Cell<Option<Client>>,
+    /// Who the client has proved to be.
+    user: RefCell<Option<Name>>,
+    /// Where it asked to go.
+    target: RefCell<Option<Arc<str>>>,
+    /// The ACL rule that decided.
+    rule: RefCell<Option<Arc<str>>>,
+    protocol: Cell<Protocol>,
     tls: RefCell<Option<Arc<TlsFacts>>>,
     pub(super) generation: Rc<Generation>,
     pub(super) listener: ListenerIndex,
@@ -80,6 +87,14 @@ impl Live {
         self.source.get().unwrap_or(self.client)
     }
 
+    fn service(&self) -> Service {
+        self.generation.snapshot.plan.listeners[usize::from(self.listener.0)].service
+    }
+
+    pub(super) fn user(&self) -> Option<Name> {
+        self.user.borrow().clone()
+    }
+
     pub(super) fn tls(&self) -> Option<Arc<TlsFacts>> {
         self.tls.borrow().clone()
     }
@@ -97,6 +112,11 @@ impl Live {
             listener: Arc::clone(&self.generation.snapshot.plan.listeners[usize::from(self.listener.0)].name),
             client: self.client,
             source: self.source(),
+            service: self.service(),
+            protocol: self.protocol.get(),
+            user: self.user(),
+            target: self.target.borrow().clone(),
+            rule: self.rule.borrow().clone(),
             tls: self.tls(),
             backend: self.backend.get().cloned(),
             start: shard.wall_clock(self.start),
@@ -126,6 +146,10 @@ impl Session {
             id: shard.new_session_id(),
             client,
             source: Cell::new(None),
+            user: RefCell::default(),
+            target: RefCell::default(),
+            rule: RefCell::default(),
+            protocol: Cell::new(Protocol::Tcp),
             tls: RefCell::default(),
             generation: Rc::clone(generation),
             listener,
@@ -296,6 +320,11 @@ pub(super) fn reject(
             listener: Arc::clone(&state.name),
             client,
             source: client,
+            service: generation.snapshot.plan.listeners[usize::from(listener.0)].service,
+            protocol: Protocol::Tcp,
+            user: None,
+            target: None,
+            rule: None,
             tls: None,
             backend: None,
             start: shard.wall_clock(shard.ring().now()),

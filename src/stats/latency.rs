@@ -10,6 +10,10 @@ pub enum Measure {
     ProxyHeader,
     /// A client's handshake, or its ClientHello where that is only looked at.
     Tls,
+    /// The SOCKS dialogue, up to its request.
+    Negotiate,
+    /// A name that a client asked for.
+    Resolve,
     /// Dial begun to upstream connected.
     Connect,
     /// Upstream connected to its first byte.
@@ -19,13 +23,16 @@ pub enum Measure {
 }
 
 impl Measure {
-    pub const ALL: [Self; 5] = [Self::ProxyHeader, Self::Tls, Self::Connect, Self::FirstByte, Self::Session];
+    pub const ALL: [Self; 7] =
+        [Self::ProxyHeader, Self::Tls, Self::Negotiate, Self::Resolve, Self::Connect, Self::FirstByte, Self::Session];
 
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
             Self::ProxyHeader => "proxy_header",
             Self::Tls => "tls",
+            Self::Negotiate => "negotiate",
+            Self::Resolve => "resolve",
             Self::Connect => "connect",
             Self::FirstByte => "first_byte",
             Self::Session => "session",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::types::{Blame, Client, Generation, Name, Reason, SessionId, ShardId, Stage, State};
+use crate::types::{Blame, Client, Generation, Name, Protocol, Reason, Service, SessionId, ShardId, Stage, State};
 use crate::upstream::state::BackendState;
 
 /// What a session was (or, for a live one, is so far). Byte counts are exact: the payload that arus sent on.
@@ -17,6 +17,14 @@ pub struct Summary {
     pub client: Client,
     /// Who that really is: what a trusted PROXY header said, else the same.
     pub source: Client,
+    pub service: Service,
+    pub protocol: Protocol,
+    /// Who the client said and proved to be; `None` where nobody asked.
+    pub user: Option<Name>,
+    /// Where the client wanted to go, as it said it: `host:port`, for services that ask.
+    pub target: Option<Arc<str>>,
+    /// The ACL rule that decided: its description, or else its place in the configuration.
+    pub rule: Option<Arc<str>>,
     /// `None` for a client that did not speak TLS, or not yet.
     pub tls: Option<Arc<TlsFacts>>,
     /// `None` before a backend was chosen.

@@ -53,7 +53,8 @@ impl From<io::Error> for DialError {
         let (reason, blame) = match error.raw_os_error() {
             Some(ECONNREFUSED | ENOENT) => (Reason::ConnectRefused, Blame::Upstream),
             Some(ETIMEDOUT) => (Reason::ConnectTimeout, Blame::Upstream),
-            Some(ENETUNREACH | EHOSTUNREACH) => (Reason::Unreachable, Blame::Upstream),
+            Some(EHOSTUNREACH) => (Reason::Unreachable, Blame::Upstream),
+            Some(ENETUNREACH) => (Reason::NetworkUnreachable, Blame::Upstream),
             Some(libc::ECONNRESET) => (Reason::Reset, Blame::Upstream),
             Some(EMFILE | ENFILE | libc::EADDRNOTAVAIL) => (Reason::Descriptors, Blame::Proxy),
             Some(ENOMEM | ENOBUFS) => (Reason::Memory, Blame::Proxy),

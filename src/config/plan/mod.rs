@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 pub use tls::{ClientAuth, File, Identity, KeyPair, Place, TlsIn, TlsOut, TlsVersion, UnknownSni};
 
+pub use crate::types::Service;
 use crate::types::{Endpoint, ListenerIndex, Name, PluginIndex, UpstreamIndex};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -136,11 +137,6 @@ pub struct Listener {
     pub timeouts: Timeouts,
     /// Line of the `[[listener]]` header in the configuration, from 1.
     pub line: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Service {
-    Tcp,
 }
 
 /// One `[[listener.route]]`; the first match wins. A route without any condition matches everything.

@@ -9,7 +9,6 @@ use axum::extract::State;
 use axum::response::Json;
 use serde_json::{Map, Value, json};
 
-use super::sessions::service;
 use crate::config::plan::{
     AcceptProxy, AccessLog, Admin, Backend, Balance, BusyPoll, Demo, Engine, Health, Identity, KeyPair, Level,
     Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Timeouts, TlsIn, TlsOut,
@@ -118,7 +117,7 @@ fn listener(listener: &Listener, plan: &Plan) -> Value {
     present(json!({
         "name": name.as_ref(),
         "listen": listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "service": service(*kind),
+        "service": kind.label(),
         "route": routes.iter().map(|each| route(each, upstreams)).collect::<Vec<_>>(),
         "upstream": upstream.map(|index| upstream_name(index, upstreams)),
         "plugins": plugins.iter().filter_map(|index| plan.plugins.get(usize::from(index.0))).map(|plugin| plugin.name.as_ref())

@@ -11,9 +11,8 @@ use serde_json::json;
 
 use super::ask::{Answers, ask_all};
 use super::refusal::Refusal;
-use crate::config::plan::Service;
 use crate::control::handle::Control;
-use crate::shard::command::{Command, Snapshot};
+use crate::shard::command::Command;
 use crate::stats::summary::Summary;
 use crate::types::SessionId;
 
@@ -22,12 +21,14 @@ use crate::types::SessionId;
 pub struct Session {
     pub id: String,
     pub listener: String,
-    /// `None` when a reload has removed the listener.
-    pub service: Option<String>,
+    pub service: String,
+    pub user: Option<String>,
     /// Who the client is.
     pub source: String,
     /// Who connected, where a PROXY header named another source.
     pub peer: Option<String>,
+    /// Where the client asked to go.
+    pub target: Option<String>,
     pub backend: Option<String>,
     pub upstream: Option<String>,
     pub protocol: String,
@@ -43,6 +44,7 @@ pub struct Session {
     pub stage: String,
     pub blame: Option<String>,
     pub reason: Option<String>,
+    pub acl_rule: Option<String>,
     pub sni: Option<String>,
     pub alpn: Option<String>,
     pub tls_version: Option<String>,
@@ -93,9 +95,8 @@ pub(super) async fn list(
     let mut live: Vec<Summary> = given.into_iter().flatten().collect();
     // UUIDv7: the order of ids is the order of starts.
     live.sort_unstable_by_key(|summary| std::cmp::Reverse(summary.id.0));
-    let snapshot = &control.view().snapshot;
     let from = (page - 1).saturating_mul(page_size);
-    let data = live.iter().skip(from).take(page_size).map(|summary| describe(summary, snapshot)).collect();
+    let data = live.iter().skip(from).take(page_size).map(describe).collect();
     Ok(Json(Page { data, total: live.len(), page, page_size, missing_shards: missing }))
 }
 
@@ -103,7 +104,7 @@ pub(super) async fn show(State(control): State<Control>, Path(id): Path<String>)
     let id = parse(&id)?;
     let Answers { given, missing } = ask_all(&control, Command::Sessions).await;
     match given.into_iter().flatten().find(|summary| summary.id == id) {
-        Some(summary) => Ok(Json(describe(&summary, &control.view().snapshot))),
+        Some(summary) => Ok(Json(describe(&summary))),
         None => Err(not_found(id, &missing)),
     }
 }
@@ -135,19 +136,20 @@ fn not_found(id: SessionId, missing: &[u16]) -> Refusal {
     }
 }
 
-fn describe(summary: &Summary, snapshot: &Snapshot) -> Session {
-    let listener = snapshot.plan.listeners.iter().find(|listener| listener.name == summary.listener);
+fn describe(summary: &Summary) -> Session {
     let ended = summary.reason.is_some();
     let tls = summary.tls.as_deref();
     Session {
         id: summary.id.to_string(),
         listener: summary.listener.to_string(),
-        service: listener.map(|listener| service(listener.service).into()),
+        service: summary.service.label().into(),
+        user: summary.user.as_deref().map(Into::into),
         source: summary.source.to_string(),
         peer: (summary.source != summary.client).then(|| summary.client.to_string()),
+        target: summary.target.as_deref().map(Into::into),
         backend: summary.backend.as_ref().map(|backend| backend.address.to_string()),
         upstream: summary.backend.as_ref().map(|backend| backend.upstream.to_string()),
-        protocol: "tcp".into(),
+        protocol: summary.protocol.label().into(),
         start: rfc3339(summary.start),
         end: ended.then(|| rfc3339(summary.start + summary.duration)),
         duration_ms: summary.duration.as_millis() as u64,
@@ -159,18 +161,13 @@ fn describe(summary: &Summary, snapshot: &Snapshot) -> Session {
         stage: summary.stage.label().into(),
         blame: summary.blame.map(|blame| blame.label().into()),
         reason: summary.reason.map(|reason| reason.label().into()),
+        acl_rule: summary.rule.as_deref().map(Into::into),
         sni: tls.and_then(|tls| tls.sni.as_deref()).map(Into::into),
         alpn: tls.and_then(|tls| tls.alpn.as_deref()).map(Into::into),
         tls_version: tls.and_then(|tls| tls.version).map(Into::into),
         tls_cipher: tls.and_then(|tls| tls.cipher).map(Into::into),
         shard: summary.shard.0,
         generation: summary.generation.0,
-    }
-}
-
-pub(super) fn service(service: Service) -> &'static str {
-    match service {
-        Service::Tcp => "tcp",
     }
 }
 

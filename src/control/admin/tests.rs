@@ -16,7 +16,7 @@ use crate::shard::command::{Command, Inbox};
 use crate::stats::counters;
 use crate::stats::latency::{Latencies, Measure};
 use crate::stats::summary::Summary;
-use crate::types::{Blame, Client, Generation, Reason, SessionId, ShardId};
+use crate::types::{Blame, Client, Generation, Protocol, Reason, Service, SessionId, ShardId};
 use crate::upstream::state::BackendId;
 
 const LIVE: SessionId = SessionId(0x0190_0000_0000_7000_8000_0000_0000_0001);
@@ -127,6 +127,11 @@ fn summary(id: SessionId) -> Summary {
         listener: "web".into(),
         client: Client::Ip("192.0.2.1:5000".parse().unwrap()),
         source: Client::Ip("192.0.2.1:5000".parse().unwrap()),
+        service: Service::Tcp,
+        protocol: Protocol::Tcp,
+        user: None,
+        target: None,
+        rule: None,
         tls: None,
         backend: None,
         start: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000),
@@ -186,7 +191,7 @@ fn sessions_are_listed_newest_first_in_pages() {
     assert_eq!(page.data[0].id, OTHER.to_string());
     assert_eq!(page.data[1].start, "2001-09-09T01:46:40.000Z");
     assert_eq!(page.data[1].connect_ms, Some(0.25));
-    assert_eq!((page.data[1].service.as_deref(), page.data[1].end.as_deref()), (Some("tcp"), None));
+    assert_eq!((&*page.data[1].service, page.data[1].end.as_deref()), ("tcp", None));
 
     let (_, body) = stage.call("GET", "/api/v1/sessions?page=2&page_size=1");
     assert_eq!(body["data"][0]["id"], LIVE.to_string());

@@ -201,7 +201,7 @@ pub(super) mod tests {
     use super::*;
     use crate::config::plan::AccessLog;
     use crate::control::fixture::at;
-    use crate::types::{Blame, Client, Generation, Reason, SessionId, ShardId, Stage, State};
+    use crate::types::{Blame, Client, Generation, Protocol, Reason, Service, SessionId, ShardId, Stage, State};
     use crate::upstream::state::{BackendId, BackendState};
     use std::path::{Path, PathBuf};
     use std::time::SystemTime;
@@ -215,6 +215,11 @@ pub(super) mod tests {
             listener: listener.into(),
             client: Client::Ip("[2001:db8::1]:40000".parse().unwrap()),
             source: Client::Ip("[2001:db8::1]:40000".parse().unwrap()),
+            service: Service::Tcp,
+            protocol: Protocol::Tcp,
+            user: None,
+            target: None,
+            rule: None,
             tls: None,
             backend: Some(Arc::new(backend)),
             start: SystemTime::UNIX_EPOCH + Duration::from_millis(1_714_979_289_123),

@@ -64,6 +64,19 @@ impl Process {
         Duration::from_nanos(tasks.map_while(Result::ok).map(nanoseconds).sum())
     }
 
+    /// How often its threads whose names begin with `name` have gone to sleep: each was woken as often.
+    pub(crate) fn waits(self, name: &str) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.0)).expect("tasks");
+        let waits = |task: fs::DirEntry| {
+            let status = fs::read_to_string(task.path().join("status")).ok()?;
+            let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+            value("Name:")?.starts_with(name).then(|| value("voluntary_ctxt_switches:")?.parse::<u64>().ok()).flatten()
+        };
+        let counts: Vec<u64> = tasks.map_while(Result::ok).filter_map(waits).collect();
+        assert!(!counts.is_empty(), "no thread is called {name}");
+        counts.iter().sum()
+    }
+
     /// TCP connections that the process holds, by state, as `CLOSE-WAIT`.
     pub(crate) fn tcp_states(self) -> Vec<String> {
         let directory = format!("/proc/{}/fd", self.0);

@@ -1,5 +1,7 @@
 //! What a reload changes, in words for its log line, and which changes must wait for a restart.
 
+mod auth;
+
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -7,8 +9,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::plan::{
-    AcceptProxy, AccessLog, Admin, AdminListen, AdminToken, AdminUser, Backend, BusyPoll, ClientAuth, Demo, Engine, Health, Identity, KeyPair, Listener,
-    Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Timeouts, TlsIn, TlsOut, Upstream, Warm,
+    AcceptProxy, AccessLog, Admin, AdminListen, AdminToken, AdminUser, Backend, BusyPoll, ClientAuth, Demo, Engine,
+    Health, Identity, KeyPair, Listener, Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Timeouts, TlsIn,
+    TlsOut, Upstream, Warm,
 };
 use super::units::show_duration;
 use crate::types::{PluginIndex, UpstreamIndex};
@@ -122,8 +125,8 @@ fn by_name(tables: &[Table]) -> HashMap<&str, &Table> {
 // From here on every struct is taken apart without `..`, so that a new field cannot be forgotten.
 
 fn tables(plan: &Plan) -> Vec<Table> {
-    let Plan { engine, log, admin, listeners, upstreams, plugins, demo } = plan;
-    let mut tables = vec![self::engine(engine), self::log(log), self::admin(admin)];
+    let Plan { engine, log, admin, auth: authentication, listeners, upstreams, plugins, demo } = plan;
+    let mut tables = vec![self::engine(engine), self::log(log), self::admin(admin), auth::auth(authentication)];
     let demo_table = |Demo { hello, accept_proxy }: &Demo| {
         Table::new("demo").fact("hello", hello).fact("accept_proxy", accept_proxy)
     };

@@ -59,11 +59,12 @@ tables! {
         timeouts: Timeouts,
         log: Log<'a>,
         admin: Admin<'a>,
+        auth: Auth<'a>,
         listener: Vec<Listener<'a>>,
         upstream: Vec<Upstream<'a>>,
         plugin: Vec<Plugin<'a>>,
         demo: Demo<'a>,
-        ; later: auth, acl, socks, qos, sessions, telemetry
+        ; later: acl, socks, qos, sessions, telemetry
     }
 
     Engine<'a> "[engine]" {
@@ -114,6 +115,28 @@ tables! {
         name: Text<'a>,
         hash: Text<'a>,
         scope: Text<'a>,
+    }
+
+    Auth<'a> "[auth]" {
+        methods: List<Text<'a>>,
+        client_pam_service: Text<'a>,
+        pam_service: Text<'a>,
+        system_groups: Flag,
+        failures: Failures,
+        user: Vec<AuthUser<'a>>,
+    }
+
+    Failures "[auth.failures]" {
+        limit: Whole,
+        window: Lasting,
+        ban: Lasting,
+    }
+
+    AuthUser<'a> "[[auth.user]]" {
+        name: Text<'a>,
+        password_hash: Text<'a>,
+        password: Text<'a>,
+        groups: List<Text<'a>>,
     }
 
     Listener<'a> "[[listener]]" {

@@ -7,8 +7,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::plan::{
-    AcceptProxy, AccessLog, Admin, AdminListen, AdminToken, AdminUser, Backend, BusyPoll, ClientAuth, Demo, Engine, Health, Identity, KeyPair, Listener,
-    Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Timeouts, TlsIn, TlsOut, Upstream, Warm,
+    AcceptProxy, AccessLog, Admin, AdminListen, AdminToken, AdminUser, Backend, BusyPoll, ClientAuth, Demo, Engine,
+    Health, Identity, KeyPair, Listener, Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Timeouts, TlsIn,
+    TlsOut, Upstream, Warm,
 };
 use super::units::show_duration;
 use crate::types::{PluginIndex, UpstreamIndex};

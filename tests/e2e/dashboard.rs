@@ -25,7 +25,10 @@ fn tools() -> Result<(PathBuf, PathBuf), String> {
     if !modules.join("node_modules/playwright-core/package.json").is_file() {
         std::fs::create_dir_all(&modules).unwrap();
         let mut install = Command::new(npm);
-        install.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(&modules).arg(PLAYWRIGHT);
+        install
+            .args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
+            .arg(&modules)
+            .arg(PLAYWRIGHT);
         let output = install.output().map_err(|error| format!("npm cannot be started: {error}"))?;
         if !output.status.success() {
             return Err(format!("{PLAYWRIGHT} cannot be had: {}", String::from_utf8_lossy(&output.stderr)));
@@ -76,10 +79,10 @@ fn works_in_a_browser() {
             return;
         }
     };
-    let (echo, flood, closed) = (Backend::start(behaviour::echo), Backend::start(behaviour::source(1 << 40)), Closed::new());
+    let (echo, flood, closed) =
+        (Backend::start(behaviour::echo), Backend::start(behaviour::source(1 << 40)), Closed::new());
     let body = format!(
-        "[acl]\ndefault = \"block\"\n[[acl.rule]]\naction = \"allow\"\ndescription = \"to the web\"\n\
-         destinations = [\"*.example.com\"]\nports = [\"443\"]\n\
+        "\
          [[upstream]]\nname = \"app\"\nbackends = [\"{}\"]\n\
          [[upstream]]\nname = \"flood\"\nbackends = [\"{}\"]\n\
          [[upstream]]\nname = \"gone\"\nbackends = [\"{}\"]\noutlier = {{ failures = 2, eject = \"60s\" }}\nretries = 0\n\
@@ -111,7 +114,12 @@ fn works_in_a_browser() {
         let order = browser.wait("order", |text| {
             let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
             let ended = text.contains("all is well\n") || text.contains("problems:\n");
-            lines.by_ref().filter_map(|line| line.strip_prefix("do ")).nth(seen).map(|word| Some(word.trim().to_owned())).or(ended.then_some(None))
+            lines
+                .by_ref()
+                .filter_map(|line| line.strip_prefix("do "))
+                .nth(seen)
+                .map(|word| Some(word.trim().to_owned()))
+                .or(ended.then_some(None))
         });
         let Some(order) = order else { break };
         seen += 1;
@@ -128,7 +136,8 @@ fn works_in_a_browser() {
                 other => format!("{other:?}"),
             },
             "break-config" => {
-                let broken = config.replace("upstream = \"app\"", "upstream = \"ap\"").replace("retries = 0", "retriess = 0");
+                let broken =
+                    config.replace("upstream = \"app\"", "upstream = \"ap\"").replace("retries = 0", "retriess = 0");
                 std::fs::write(arus.config(), broken).unwrap();
                 "done".into()
             }

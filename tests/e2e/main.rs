@@ -14,6 +14,7 @@ mod certificates;
 mod cli;
 mod clients;
 mod control;
+mod dashboard;
 mod health;
 mod hello;
 mod kit;

@@ -10,13 +10,15 @@ use axum::response::Json;
 use serde_json::{Map, Value, json};
 
 use crate::config::plan::{
-    AcceptProxy, AccessLog, Admin, Backend, Balance, BusyPoll, Demo, Engine, Health, Identity, KeyPair, Level,
-    Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Timeouts, TlsIn, TlsOut,
-    UnknownSni, Upstream, Warm,
+    AcceptProxy, AccessLog, Admin, AdminToken, AdminUser, Backend, Balance, BusyPoll, Demo, Engine, Health, Identity,
+    KeyPair, Level, Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy,
+    Timeouts, TlsIn, TlsOut, UnknownSni, Upstream, Warm,
 };
 use crate::control::handle::Control;
 use crate::types::UpstreamIndex;
 
+/// The running configuration, in the words of proxy.toml, with every default filled in and no secret in it.
+#[utoipa::path(get, path = "/api/v1/config", tag = "control", responses((status = 200, body = Object)))]
 pub(super) async fn show(State(control): State<Control>) -> Json<Value> {
     Json(plan(&control.view().snapshot.plan))
 }
@@ -87,9 +89,21 @@ fn log(log: &Log) -> Value {
     })
 }
 
+/// Of users and tokens, all but what proves them.
 fn admin(admin: &Admin) -> Value {
-    let Admin { listen, socket } = admin;
-    json!({ "listen": listen.map_or("off".into(), |address| address.to_string()), "socket": socket })
+    let Admin { listen, socket, dashboard, protect_metrics, hosts, users, tokens } = admin;
+    let user = |AdminUser { name, password_hash: _, scope }: &AdminUser| json!({ "name": name.as_ref(), "scope": scope.word() });
+    let token =
+        |AdminToken { name, digest: _, scope }: &AdminToken| json!({ "name": name.as_ref(), "scope": scope.word() });
+    json!({
+        "listen": listen.map_or("off".into(), |listen| listen.address.to_string()),
+        "socket": socket,
+        "dashboard": dashboard,
+        "protect_metrics": protect_metrics,
+        "hosts": shown(hosts),
+        "users": users.iter().map(user).collect::<Vec<_>>(),
+        "tokens": tokens.iter().map(token).collect::<Vec<_>>(),
+    })
 }
 
 fn listener(listener: &Listener, plan: &Plan) -> Value {

@@ -7,10 +7,10 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Json;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 
 use super::ask::{Answers, ask_all};
-use super::refusal::Refusal;
+use super::refusal::{Problem, Refusal};
 use super::verdict::{Found, Held, Tcp, Verdict, examine};
 use crate::control::handle::Control;
 use crate::shard::command::Command;
@@ -18,7 +18,7 @@ use crate::stats::summary::Summary;
 use crate::types::SessionId;
 
 /// One session, in the words of the API.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Session {
     pub id: String,
     pub listener: String,
@@ -62,7 +62,7 @@ pub struct Session {
 }
 
 /// A page of sessions, newest first.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Page {
     pub data: Vec<Session>,
     /// On all pages together.
@@ -76,8 +76,9 @@ pub struct Page {
 /// The largest page.
 pub const PAGE_SIZE: usize = 10_000;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     page: usize,
     page_size: usize,
@@ -89,6 +90,8 @@ impl Default for Wanted {
     }
 }
 
+/// Live sessions, newest first.
+#[utoipa::path(get, path = "/api/v1/sessions", tag = "sessions", params(Wanted), responses((status = 200, body = Page)))]
 pub(super) async fn list(
     State(control): State<Control>,
     wanted: Result<Query<Wanted>, QueryRejection>,
@@ -108,6 +111,12 @@ pub(super) async fn list(
     Ok(Json(Page { data, total: live.len(), page, page_size, missing_shards: missing }))
 }
 
+/// One session.
+#[utoipa::path(get, path = "/api/v1/sessions/{id}", tag = "sessions", params(("id" = uuid::Uuid, Path)), responses(
+    (status = 200, body = Session),
+    (status = 404, description = "No such session", body = Problem),
+    (status = 504, description = "Not on the shards that answered in time", body = Problem),
+))]
 pub(super) async fn show(State(control): State<Control>, Path(id): Path<String>) -> Result<Json<Session>, Refusal> {
     let id = parse(&id)?;
     let Answers { given, missing } = ask_all(&control, Command::Sessions).await;
@@ -123,14 +132,24 @@ pub(super) async fn show(State(control): State<Control>, Path(id): Path<String>)
     }
 }
 
-pub(super) async fn kill(
-    State(control): State<Control>,
-    Path(id): Path<String>,
-) -> Result<Json<serde_json::Value>, Refusal> {
+/// A session that was cut.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(super) struct Killed {
+    id: String,
+    killed: bool,
+}
+
+/// Cuts a session.
+#[utoipa::path(delete, path = "/api/v1/sessions/{id}", tag = "sessions", params(("id" = uuid::Uuid, Path)), responses(
+    (status = 200, body = Killed),
+    (status = 404, description = "No such live session", body = Problem),
+    (status = 504, description = "Not on the shards that answered in time", body = Problem),
+))]
+pub(super) async fn kill(State(control): State<Control>, Path(id): Path<String>) -> Result<Json<Killed>, Refusal> {
     let id = parse(&id)?;
     let Answers { given, missing } = ask_all(&control, |reply| Command::Kill(id, reply)).await;
     if given.contains(&true) {
-        Ok(Json(json!({ "id": id.to_string(), "killed": true })))
+        Ok(Json(Killed { id: id.to_string(), killed: true }))
     } else {
         Err(not_found(id, &missing))
     }

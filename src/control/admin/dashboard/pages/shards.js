@@ -17,19 +17,19 @@ export async function load(app) {
   const answer = await get('shards');
   const shards = answer.data ?? answer;
   const busy = await Promise.all(shards.slice(0, LINES).map((shard) => get('history', { metric: 'shard_busy', shard: shard.id, window: span }).catch(() => null)));
-  return { shards, skew: answer.skew_index ?? null, busy: busy.map((history) => history?.samples ?? []), span };
+  return { shards, busy: busy.map((history) => history?.samples ?? []), span };
 }
 
 export const tools = (app, data) => choice({ label: 'Time shown', options: Object.keys(WINDOWS).map((word) => [word, word]), value: data.span, onchange: (window) => app.go('shards', { window }) });
 
-export function view(app, { shards, busy, span, skew }) {
+export function view(app, { shards, busy, span }) {
   const mean = (of) => shards.reduce((sum, shard) => sum + of(shard), 0) / (shards.length || 1);
   const busyMean = mean((shard) => shard.busy_share);
-  const uneven = skew ?? shards[0]?.skew_index ?? (busyMean > 0.02 ? Math.max(...shards.map((shard) => shard.busy_share)) / busyMean : 1);
+  const uneven = Math.max(1, ...shards.map((shard) => shard.skew_index ?? 1));
   return [
     h('div', { class: 'tiles', key: 'tiles' },
       tile('Shards', exact(shards.length), `${percent(busyMean)} busy on average`),
-      tile('Skew', uneven.toFixed(2), uneven > 2 ? 'one shard does far more than the others' : 'the busiest, to the average; 1 is even'),
+      tile('Skew', uneven.toFixed(2), 'connections of the fullest, to the average'),
       tile('Open', exact(shards.reduce((sum, shard) => sum + shard.active, 0)), `${exact(Math.max(0, ...shards.map((shard) => shard.active)))} on the fullest`),
       tile('Out of buffers', exact(shards.reduce((sum, shard) => sum + shard.enobufs, 0)), 'receives that found none, so far'),
       tile('Lost to faults', exact(shards.reduce((sum, shard) => sum + shard.panics, 0)), 'sessions, so far')),

@@ -93,7 +93,7 @@ fn works_in_a_browser() {
         flood.address(),
         closed.address()
     );
-    let arus = Setup::new(body).admin("listen = \"127.0.0.1:0\"").start();
+    let arus = Setup::new(body).log("format = \"json\"\naccess = \"off\"").admin("listen = \"127.0.0.1:0\"").start();
     let base = arus.log.wait(DEADLINE, "the address of the dashboard", |lines| {
         let line = lines.iter().find(|line| line["message"] == "admin API listening")?;
         Some(line["url"].as_str().unwrap().trim_end_matches('/').to_owned())

@@ -56,7 +56,7 @@ export function table({ label, columns, rows, rowKey, onrow, sort, order, onsort
     h('table', { 'aria-label': label, class: columns[0].width ? 'fixed' : undefined }, h('thead', null, h('tr', null, columns.map(heading))), h('tbody', null, rows.map(line))));
 }
 
-const cellClass = (column) => [column.num && 'num', column.minor && 'minor', column.wide && 'wide', column.actions && 'actions'].filter(Boolean).join(' ') || undefined;
+const cellClass = (column) => [column.num && 'num', column.minor && 'minor', column.wide && 'wide', column.lead && 'lead', column.actions && 'actions'].filter(Boolean).join(' ') || undefined;
 
 /** A graph with its newest values as its legend. series: [{ name, colour, points, fill, tone }] */
 export function graph({ title, series, format, window, binary, floor, note, height, gap }) {

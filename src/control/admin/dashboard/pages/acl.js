@@ -31,7 +31,7 @@ export function view(app, { rules }) {
       label: 'Access rules', rows: list.map((rule, index) => ({ ...rule, index })), rowKey: (rule) => `${rule.rule}-${rule.index}`, rowClass: (rule) => (hit !== undefined && hit !== null && String(hit) === String(rule.rule) ? 'chosen' : ''),
       empty: `There is no rule: everything is ${rules.default === 'allow' ? 'allowed' : 'blocked'}.`,
       columns: [
-        { name: 'rule', title: 'Rule', wide: true, cell: (rule) => h('span', null, rule.description || String(rule.rule)) },
+        { name: 'rule', title: 'Rule', wide: true, lead: true, cell: (rule) => h('span', null, rule.description || String(rule.rule)) },
         { name: 'action', title: 'Action', cell: (rule) => state(rule.action) },
         { name: 'priority', title: 'Priority', num: true, cell: (rule) => exact(rule.priority ?? 0) },
         { name: 'who', title: 'Who', wide: true, cell: (rule) => lists(rule, ['users', 'groups', 'sources']) },

@@ -35,7 +35,7 @@ export function view(app, { data }) {
         { name: 'time', title: 'Time', cell: (event) => time(event.time) },
         { name: 'severity', title: 'Severity', cell: (event) => state(event.severity) },
         { name: 'category', title: 'Category', cell: (event) => words(event.category) },
-        { name: 'message', title: 'What', wide: true, cell: (event) => h('span', null, event.message, details(event.details)) },
+        { name: 'message', title: 'What', wide: true, lead: true, cell: (event) => h('span', null, event.message, details(event.details)) },
       ],
     })),
   ];

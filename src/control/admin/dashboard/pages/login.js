@@ -36,7 +36,7 @@ export function view({ app, enter }) {
           field('User', h('input', { name: 'user', key: 'user', autocomplete: 'username', required: true, autocapitalize: 'none', spellcheck: 'false', ref: (node) => node.focus() })),
           field('Password', h('input', { name: 'password', key: 'password', type: 'password', autocomplete: 'current-password', required: true })),
         ]
-        : field('Token', h('input', { name: 'token', key: 'token', type: 'password', autocomplete: 'off', required: true, ref: (node) => node.focus() })),
+        : field('Token', h('input', { name: 'token', key: 'token', type: 'password', autocomplete: 'off', required: true })),
       form.error && h('p', { class: 'form-error', role: 'alert', key: 'error' }, form.error),
       h('button', { type: 'submit', class: 'button primary wide-button', disabled: form.busy, key: 'submit' }, form.busy ? 'Checking …' : 'Log in'),
       form.way === 'token' && h('p', { class: 'hint', key: 'hint' }, 'Without users and tokens in its configuration arus makes a token at its start, logs it, and keeps it in ', h('code', null, 'admin.token'), ' under state_dir.')));

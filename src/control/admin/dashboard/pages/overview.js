@@ -140,7 +140,7 @@ function failures(app) {
         { name: 'blame', title: 'Blame', cell: ({ session }) => (session.state === 'rejected' ? badge('refused', 'warn') : badge(BLAMED[session.blame] ?? session.blame ?? '–', session.blame === 'client' ? 'warn' : 'bad')) },
         { name: 'reason', title: 'Reason', cell: ({ session }) => words(session.reason) },
         { name: 'stage', title: 'Stage', minor: true, cell: ({ session }) => words(session.stage) },
-        { name: 'where', title: 'Where', wide: true, cell: ({ session }) => h('span', { class: 'mono' }, session.backend ? `${session.upstream ?? ''} ${session.backend}` : session.listener) },
+        { name: 'where', title: 'Where', wide: true, lead: true, cell: ({ session }) => h('span', { class: 'mono' }, session.backend ? `${session.upstream ?? ''} ${session.backend}` : session.listener) },
         { name: 'sources', title: 'Sources', num: true, minor: true, cell: (group) => group.sources.size },
         { name: 'shards', title: 'Shards', minor: true, cell: (group) => (group.shards.size === all && all > 1 ? 'all' : [...group.shards].sort((a, b) => a - b).join(', ')) },
         { name: 'first', title: 'Since', cell: (group) => time(group.first) },
@@ -153,7 +153,7 @@ function listeners(status) {
   return panel('Listeners', { className: 'flush' }, table({
     label: 'Listeners', rows: status.listeners, rowKey: (listener) => listener.name, empty: 'No listener is configured.',
     columns: [
-      { name: 'name', title: 'Name', cell: (listener) => h('a', { href: `#/sessions?listener=${encodeURIComponent(listener.name)}` }, listener.name) },
+      { name: 'name', title: 'Name', lead: true, cell: (listener) => h('a', { href: `#/sessions?listener=${encodeURIComponent(listener.name)}` }, listener.name) },
       { name: 'addresses', title: 'Address', wide: true, cell: (listener) => h('span', { class: 'mono' }, listener.addresses.slice(0, 2).join(' '), listener.addresses.length > 2 ? ` +${listener.addresses.length - 2}` : '') },
       { name: 'open', title: 'Open', num: true, cell: (listener) => exact(listener.connections.used) },
       { name: 'new', title: 'New', num: true, minor: true, cell: (listener) => rate(listener.accepted_per_second) },

@@ -73,7 +73,7 @@ const columns = (isLive, current) => [
   { name: 'listener', title: 'Listener', cell: (session) => session.listener },
   { name: 'source', title: 'Source', sort: 'source', cell: (session) => mono(session.source) },
   { name: 'user', title: 'User', sort: 'user', minor: true, cell: (session) => session.user },
-  { name: 'target', title: 'To', wide: true, cell: (session) => mono(session.target ?? session.sni ?? session.backend) },
+  { name: 'target', title: 'To', wide: true, lead: true, cell: (session) => mono(session.target ?? session.sni ?? session.backend) },
   { name: 'backend', title: 'Backend', minor: true, cell: (session) => (session.backend ? mono(session.backend) : null) },
   isLive
     ? { name: 'stage', title: 'Stage', cell: (session) => words(session.stage) }

@@ -26,7 +26,7 @@ export function view(app, { upstreams, events }) {
     return panel(upstream.name, { className: 'flush', aside }, table({
       label: `Backends of ${upstream.name}`, rows: upstream.backends, rowKey: (backend) => backend.address, empty: 'It has no backend.',
       columns: [
-        { name: 'address', width: '17%', title: 'Backend', wide: true, cell: (backend) => mono(backend.address) },
+        { name: 'address', width: '17%', title: 'Backend', wide: true, lead: true, cell: (backend) => mono(backend.address) },
         { name: 'state', width: '7%', title: 'State', cell: (backend) => state(backend.state) },
         { name: 'since', width: '8%', title: 'Since', cell: (backend) => since(backend, events) },
         { name: 'check', width: '15%', title: 'Last check', minor: true, cell: (backend) => check(backend) },

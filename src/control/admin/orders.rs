@@ -36,7 +36,7 @@ pub(super) struct Ordered {
 /// `drain`: no new connections, live ones go on. `down`: the same, and live ones are cut where the upstream says
 /// `on_down = "close"`. `up`: in use again, at once; health checks judge from there.
 #[utoipa::path(post, path = "/api/v1/upstreams/{upstream}/backends/{backend}/{order}", tag = "upstreams",
-    params(("upstream" = String, Path), ("backend" = String, Path, description = "its address, as listed"), ("order" = Order, Path)),
+    params(("upstream" = String, Path), ("backend" = String, Path, description = "its address, as listed"), ("order" = inline(Order), Path)),
     responses((status = 200, body = Ordered), (status = 404, description = "No such upstream, backend or order", body = Problem)))]
 pub(super) async fn order(
     State(control): State<Control>,

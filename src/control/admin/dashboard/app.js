@@ -33,6 +33,8 @@ const app = {
   status: null,
   /** Statuses of the last minutes, for what has grown. */
   past: [],
+  /** What was seen of some metrics since the page was opened, for an arus that keeps no history. */
+  seen: {},
   /** When arus last answered. */
   answered: Date.now(),
   paused: false,
@@ -83,6 +85,7 @@ async function refresh() {
     app.status = status;
     app.past.push({ at: Date.now(), status });
     while (app.past.length > 1 && Date.now() - app.past[0].at > 75_000) app.past.shift();
+    see(status);
     app.data = data;
     app.error = null;
     app.answered = Date.now();
@@ -98,6 +101,27 @@ async function refresh() {
   }
   render();
   if (!app.paused) timer = setTimeout(refresh, document.hidden ? 15_000 : page.every);
+}
+
+/** More than a page is open for. */
+const SEEN = 3600;
+
+function see(status) {
+  const { totals } = status;
+  const now = Date.now() / 1000;
+  const last = app.past.at(-2);
+  const since = last ? (Date.now() - last.at) / 1000 : 0;
+  const rate = (name) => (since > 0 ? Math.max(0, totals[name] - last.status.totals[name]) / since : undefined);
+  const values = {
+    connections_active: totals.active, connections_per_second: totals.accepted_per_second,
+    bytes_up_per_second: totals.bytes_up_per_second, bytes_down_per_second: totals.bytes_down_per_second,
+    failed_per_second: rate('failed'), rejected_per_second: rate('rejected'),
+  };
+  for (const [metric, v] of Object.entries(values)) {
+    const points = (app.seen[metric] ??= []);
+    points.push({ t: now, v });
+    if (points.length > SEEN) points.shift();
+  }
 }
 
 function enter(me) {

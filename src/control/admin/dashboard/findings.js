@@ -24,7 +24,7 @@ export function findings({ status, before, events, history }) {
     for (const backend of out) {
       const grave = hasNone || backend.state === 'down';
       const since = backend.since ? new Date(backend.since) : lastEvent(events, backend.address);
-      const check = backend.last_check?.error ?? backend.last_error;
+      const check = backend.last_check?.error;
       add(grave ? 'error' : 'warning', `backend ${backend.address} is ${backend.state}`, `upstream ${upstream.name}${check ? `: ${check}` : ''}`, '#/upstreams', since);
     }
     if (upstream.waiting > 0) add('warning', `${count(upstream.waiting)} connections wait for ${upstream.name}`, 'its backends are full', '#/upstreams');

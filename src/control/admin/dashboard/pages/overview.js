@@ -23,7 +23,7 @@ export async function load(app) {
   // An answer that one part does not give must not hide the others.
   const maybe = (promise) => promise.catch((error) => { if (error.code === 401 || error.code === 0) throw error; return null; });
   const asks = [
-    ...METRICS.map((metric) => maybe(get('history', { metric, window: span })).then((history) => { memory.history[metric] = history?.samples ?? []; })),
+    ...METRICS.map((metric) => maybe(get('history', { metric, window: span })).then((history) => { memory.history[metric] = history?.samples ?? app.seen[metric] ?? []; })),
     maybe(get('events', { limit: 100 })).then((events) => { memory.events = events?.data ?? []; }),
   ];
   if (Date.now() - memory.asked > SELDOM_MS) {

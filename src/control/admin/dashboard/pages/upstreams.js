@@ -4,8 +4,8 @@ import { get, post } from '../api.js';
 import { confirm, notice } from '../dialogs.js';
 import { h } from '../dom.js';
 import { lastEvent } from '../findings.js';
-import { ago, count, exact, perSecond, rate } from '../format.js';
-import { meter, mono, panel, state, table, time } from '../parts.js';
+import { ago, count, exact, ms, perSecond, rate } from '../format.js';
+import { meter, mono, panel, state, table } from '../parts.js';
 
 export const title = 'Upstreams';
 export const every = 2000;
@@ -57,9 +57,7 @@ function since(backend, events) {
 function check(backend) {
   const last = backend.last_check;
   if (!last) return null;
-  if (typeof last === 'string') return time(last);
-  const when = last.time ?? last.at;
-  return h('span', { class: last.error ? 'bad-text' : undefined }, when ? `${ago(when)}: ` : '', last.error ?? last.result ?? 'passed');
+  return h('span', { class: last.error ? 'bad-text' : undefined, title: last.error ?? undefined }, `${ago(last.time)}: `, last.error ?? `passed, ${ms(last.took_ms)}`);
 }
 
 function open(backend) {

@@ -22,7 +22,7 @@ use crate::relay::sight::Sight;
 use crate::relay::verdict::{Known, judge};
 use crate::shard::command::Command;
 use crate::stats::summary::Summary;
-use crate::types::SessionId;
+use crate::types::{Protocol, SessionId};
 
 /// Between the two looks: long enough for the kernel's clock to move some ticks.
 const GAP: Duration = Duration::from_millis(120);
@@ -209,13 +209,15 @@ fn side(was: &TcpInfo, is: &TcpInfo, gap: Duration) -> Side {
 type Sights = HashMap<SessionId, Sight>;
 
 async fn look_twice(control: &Control, sessions: &[Summary]) -> [Sights; 2] {
-    let mut ids: Vec<SessionId> = sessions.iter().map(|summary| summary.id).collect();
+    // An association has no relay that could be looked at.
+    let sessions = || sessions.iter().filter(|summary| summary.protocol == Protocol::Tcp);
+    let mut ids: Vec<SessionId> = sessions().map(|summary| summary.id).collect();
     if ids.is_empty() {
         return Default::default();
     }
     ids.sort_unstable();
     let ids: Arc<[SessionId]> = ids.into();
-    let mut shards: Vec<_> = sessions.iter().map(|summary| summary.shard).collect();
+    let mut shards: Vec<_> = sessions().map(|summary| summary.shard).collect();
     shards.sort_unstable();
     shards.dedup();
     let ask = || {

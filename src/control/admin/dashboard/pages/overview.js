@@ -4,7 +4,7 @@ import { get } from '../api.js';
 import { h } from '../dom.js';
 import { BLAMED, alike, findings } from '../findings.js';
 import { ago, bytes, bytesOf, clock, count, exact, ms, percent, perSecond, rate, words } from '../format.js';
-import { badge, choice, graph, meter, panel, state, table, time } from '../parts.js';
+import { badge, choice, graph, meter, panel, state, table, time, toneOf } from '../parts.js';
 
 export const title = 'Overview';
 export const every = 2000;
@@ -113,7 +113,7 @@ function waiting() {
     h('div', { class: 'stack', role: 'img', 'aria-label': WHO.map(([who, name]) => `${name} ${verdicts.counts[who] ?? 0}`).join(', ') },
       WHO.filter(([who]) => verdicts.counts[who]).map(([who, , tone]) => h('span', { key: who, class: `stack-part ${tone}`, style: { 'flex-grow': String(verdicts.counts[who]) } }))),
     h('ul', { class: 'stack-legend' }, WHO.map(([who, name, tone]) => h('li', { key: who, class: verdicts.counts[who] ? undefined : 'zero' }, h('span', { class: `swatch ${tone}`, 'aria-hidden': 'true' }), h('span', null, name), h('b', { class: 'num' }, exact(verdicts.counts[who] ?? 0))))),
-    slow.length ? h('ul', { class: 'brief' }, slow.slice(0, 5).map((each) => h('li', { key: each.id }, state(each.verdict.who), h('a', { href: `#/sessions?id=${each.id}` }, each.listener, ' → ', each.backend ?? '–'), h('span', { class: 'muted' }, each.verdict.why)))) : null);
+    slow.length ? h('ul', { class: 'brief' }, slow.slice(0, 5).map((each) => h('li', { key: each.id }, badge(each.verdict.who === 'us' ? 'arus' : each.verdict.who, toneOf(each.verdict.who)), h('a', { href: `#/sessions?id=${each.id}` }, each.listener, ' → ', each.backend ?? '–'), h('span', { class: 'muted' }, each.verdict.why)))) : null);
 }
 
 function shards(status) {

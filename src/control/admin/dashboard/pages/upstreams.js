@@ -26,17 +26,17 @@ export function view(app, { upstreams, events }) {
     return panel(upstream.name, { className: 'flush', aside }, table({
       label: `Backends of ${upstream.name}`, rows: upstream.backends, rowKey: (backend) => backend.address, empty: 'It has no backend.',
       columns: [
-        { name: 'address', width: '17%', title: 'Backend', wide: true, lead: true, cell: (backend) => mono(backend.address) },
+        { name: 'address', width: '16%', title: 'Backend', wide: true, lead: true, cell: (backend) => mono(backend.address) },
         { name: 'state', width: '7%', title: 'State', cell: (backend) => state(backend.state) },
         { name: 'since', width: '8%', title: 'Since', cell: (backend) => since(backend, events) },
-        { name: 'check', width: '15%', title: 'Last check', minor: true, cell: (backend) => check(backend) },
-        { name: 'connections', width: '11%', title: 'Open', num: true, cell: (backend) => open(backend) },
-        { name: 'new', width: '6%', title: 'New', num: true, cell: (backend) => rate(backend.connects_per_second) },
-        { name: 'up', width: '8%', title: 'Up', num: true, minor: true, cell: (backend) => perSecond(backend.bytes_up_per_second) },
-        { name: 'down', width: '8%', title: 'Down', num: true, cell: (backend) => perSecond(backend.bytes_down_per_second) },
-        { name: 'failures', width: '7%', title: 'Failures', num: true, cell: (backend) => h('span', { class: hasGrown(app, upstream, backend) ? 'bad-text' : backend.connect_failures ? undefined : 'muted' }, exact(backend.connect_failures)) },
-        { name: 'ejections', width: '5%', title: 'Ejected', num: true, minor: true, cell: (backend) => h('span', { class: backend.ejections ? '' : 'muted' }, exact(backend.ejections)) },
-        app.canWrite() && { name: 'orders', width: '13%', title: 'Orders', actions: true, cell: (backend) => orders(app, upstream, backend) },
+        { name: 'check', width: '16%', title: 'Last check', minor: true, cell: (backend) => check(backend) },
+        { name: 'connections', width: '10%', title: 'Open', num: true, cell: (backend) => open(backend) },
+        { name: 'new', width: '5%', title: 'New', num: true, cell: (backend) => rate(backend.connects_per_second) },
+        { name: 'up', width: '7%', title: 'Up', num: true, minor: true, cell: (backend) => perSecond(backend.bytes_up_per_second) },
+        { name: 'down', width: '7%', title: 'Down', num: true, cell: (backend) => perSecond(backend.bytes_down_per_second) },
+        { name: 'failures', width: '6%', title: 'Failures', num: true, cell: (backend) => h('span', { class: hasGrown(app, upstream, backend) ? 'bad-text' : backend.connect_failures ? undefined : 'muted' }, exact(backend.connect_failures)) },
+        { name: 'ejections', width: '6%', title: 'Ejected', num: true, minor: true, cell: (backend) => h('span', { class: backend.ejections ? '' : 'muted' }, exact(backend.ejections)) },
+        app.canWrite() && { name: 'orders', width: '17%', title: 'Orders', actions: true, cell: (backend) => orders(app, upstream, backend) },
       ].filter(Boolean),
     }));
   });

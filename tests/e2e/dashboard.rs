@@ -136,8 +136,9 @@ fn works_in_a_browser() {
                 other => format!("{other:?}"),
             },
             "break-config" => {
-                let broken =
-                    config.replace("upstream = \"app\"", "upstream = \"ap\"").replace("retries = 0", "retriess = 0");
+                let broken = config
+                    .replacen("listen = \"127.0.0.1:0\"\nupstream", "listen = \"127.0.0.1:x\"\nupstream", 1)
+                    .replace("retries = 0", "retriess = 0");
                 std::fs::write(arus.config(), broken).unwrap();
                 "done".into()
             }

@@ -3,7 +3,7 @@
 import { get, post } from '../api.js';
 import { h } from '../dom.js';
 import { clock } from '../format.js';
-import { facts, mono, panel } from '../parts.js';
+import { badge, facts, mono, panel } from '../parts.js';
 
 export const title = 'Configuration';
 export const every = 5000;
@@ -26,18 +26,21 @@ export function view(app, { config }) {
       app.canWrite() ? h('div', { class: 'buttons left' }, h('button', { type: 'button', class: 'button primary', disabled: last.busy, onclick: () => reload(app) }, last.busy ? 'Reading …' : 'Reload the file'), h('span', { class: 'muted' }, 'New connections get what is new; live ones go on as they began. A file with errors changes nothing.')) : null,
       h('div', { role: 'status', key: 'outcome' },
         last.errors.length ? h('div', { class: 'refused', key: 'errors' },
-          h('b', null, `Nothing was changed: the file has ${last.errors.length === 1 ? 'an error' : `${last.errors.length} errors`}.`),
+          h('b', null, `Nothing was changed: the file has ${grave(last.errors) === 1 ? 'an error' : `${grave(last.errors)} errors`}.`),
           h('ol', null, last.errors.map((error, index) => h('li', { key: `${index}-${error}` }, place(error))))) : null,
         last.generation !== null && !last.errors.length ? h('p', { class: 'verdict good', key: 'taken' }, h('b', null, `Generation ${last.generation}`), h('span', null, `in force since ${clock(last.at)}`)) : null)),
     Object.entries(config).map(([name, value]) => section(name, value)),
   ];
 }
 
+const isWarning = (error) => /^\S+: warning: /.test(error);
+const grave = (errors) => errors.filter((error) => !isWarning(error)).length;
+
 /** `file:line:column: message (hint)`, with its parts told apart. */
 function place(error) {
   const [, at, message] = /^(\S+:\d+:\d+): (.*)$/s.exec(error) ?? [null, '', error];
   const [, said, hint] = /^(.*?) \((.*)\)$/s.exec(message) ?? [null, message, ''];
-  return [at ? h('span', { class: 'mono place' }, at) : null, h('span', null, said), hint ? h('span', { class: 'muted' }, ` ${hint}`) : null];
+  return [at ? h('span', { class: 'mono place' }, at) : null, isWarning(error) ? badge('warning', 'warn') : null, h('span', null, ` ${said.replace(/^warning: /, '')}`), hint ? h('span', { class: 'muted' }, ` ${hint}`) : null];
 }
 
 async function reload(app) {

@@ -171,3 +171,23 @@ impl BackendState {
         true
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::config::plan::Outlier;
+
+    #[test]
+    fn knows_since_when_it_is_what_it_is() {
+        let address = Address::Host { host: "db".into(), port: 1 };
+        let state = BackendState::new(BackendId(0), "app".into(), address, 1, 1);
+        assert_eq!(state.changed_ms(5_000), None, "since the start");
+        let outlier = Some(Outlier { failures: 1, eject: Duration::from_secs(2) });
+        assert!(state.connect_failed(5_000, outlier));
+        assert_eq!((state.is_ejected(6_000), state.changed_ms(6_000)), (true, Some(5_000)));
+        assert_eq!((state.is_ejected(9_000), state.changed_ms(9_000)), (false, Some(7_000)), "it came back by itself");
+        state.note_change(8_000);
+        assert_eq!(state.changed_ms(9_000), Some(8_000));
+    }
+}

@@ -117,6 +117,7 @@ function see(status) {
     bytes_up_per_second: totals.bytes_up_per_second, bytes_down_per_second: totals.bytes_down_per_second,
     failed_per_second: rate('failed'), rejected_per_second: rate('rejected'),
   };
+  for (const shard of status.shards) values[`shard_busy ${shard.id}`] = shard.busy_share;
   for (const [metric, v] of Object.entries(values)) {
     const points = (app.seen[metric] ??= []);
     points.push({ t: now, v });

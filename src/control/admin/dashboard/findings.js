@@ -3,6 +3,11 @@
 import { bytes, count, ms, percent, rate, words } from './format.js';
 
 const BUSY = 0.9;
+/** Failures by clients that are worth a word: so many, and this part of the sessions of a minute. */
+const FEW = 10;
+const CLIENTS = 0.05;
+/** Part of the sessions of a minute that others may fail before it is grave. */
+const GRAVE = 0.01;
 const CERTIFICATE_DAYS = 14;
 const DAY_MS = 86_400_000;
 
@@ -30,11 +35,14 @@ export function findings({ status, before, events, history }) {
     if (upstream.waiting > 0) add('warning', `${count(upstream.waiting)} connections wait for ${upstream.name}`, 'its backends are full', '#/upstreams');
   }
 
+  const begun = before ? Math.max(1, status.totals.accepted - before.totals.accepted) : 1;
   for (const [blame, stages] of grown(status, before)) {
     const total = [...stages.values()].reduce((sum, n) => sum + n, 0);
+    // Some clients always go without a word.
+    if (blame === 'client' && (total < FEW || total / begun < CLIENTS)) continue;
     const where = [...stages].sort((a, b) => b[1] - a[1]).map(([stage, n]) => `${words(stage)} ${count(n)}`).join(', ');
     const since = steadySince(history?.failed_per_second);
-    add(blame === 'client' ? 'warning' : 'error', `${count(total)} sessions failed, ${BLAMED[blame] ?? blame}`, `in the last minute, by stage: ${where}`, '#/sessions?state=failed', since);
+    add(blame !== 'client' && total / begun >= GRAVE ? 'error' : 'warning', `${count(total)} sessions failed, ${BLAMED[blame] ?? blame}`, `in the last minute, by stage: ${where}`, '#/sessions?state=failed', since);
   }
   const refused = rejected(status, before);
   if (refused.length) {

@@ -72,7 +72,8 @@ function keys(table, prefix = '') {
 }
 
 function rows(table, prefix) {
-  return Object.entries(table).flatMap(([name, value]) => {
+  const names = Object.entries(table).sort(([a], [b]) => (b === 'name') - (a === 'name'));
+  return names.flatMap(([name, value]) => {
     const isTable = value && typeof value === 'object' && !Array.isArray(value) && Object.keys(value).length > 3;
     if (isTable) return rows(value, `${prefix}${name}.`);
     return [h('div', { key: `${prefix}${name}` }, h('dt', null, `${prefix}${name}`), h('dd', null, written(value)))];

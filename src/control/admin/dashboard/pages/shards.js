@@ -17,7 +17,7 @@ export async function load(app) {
   const answer = await get('shards');
   const shards = answer.data ?? answer;
   const busy = await Promise.all(shards.slice(0, LINES).map((shard) => get('history', { metric: 'shard_busy', shard: shard.id, window: span }).catch(() => null)));
-  return { shards, busy: busy.map((history) => history?.samples ?? []), span };
+  return { shards, busy: busy.map((history, index) => history?.samples ?? app.seen[`shard_busy ${shards[index].id}`] ?? []), span };
 }
 
 export const tools = (app, data) => choice({ label: 'Time shown', options: Object.keys(WINDOWS).map((word) => [word, word]), value: data.span, onchange: (window) => app.go('shards', { window }) });

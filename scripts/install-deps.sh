@@ -16,6 +16,8 @@ required=(
     curl
     openssl
     socat
+    prometheus      # promtool, and a real one that scrapes arus
+    python3-venv    # schemathesis, from PyPI
     iproute2        # ip, ss: network namespaces in tests
     nftables        # packet loss in tests
     procps

@@ -8,6 +8,7 @@ mod harness;
 mod ops;
 
 mod access_log;
+mod admin;
 mod attack;
 mod backends;
 mod certificates;

@@ -298,7 +298,8 @@ fn health(health: &Health) -> Value {
         "timeout": duration(*timeout),
         "rise": rise,
         "fall": fall,
-        "send": text(send),
+        // Not the text, which may hold a password.
+        "send_bytes": send.as_ref().map(Vec::len),
         "expect": text(expect),
     }))
 }

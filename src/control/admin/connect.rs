@@ -75,8 +75,12 @@ pub(super) async fn connect(
     let (targets, timeout_ms) = match ask {
         Ask::Upstream { upstream, timeout_ms } => (backends(&control, &upstream)?, timeout_ms),
         Ask::Address { address, port, timeout_ms } => {
-            if port == 0 || address.is_empty() || address.len() > limits::HOST_BYTES {
-                return Err(bad(format!("an address has 1 to {} characters, and a port is not 0", limits::HOST_BYTES)));
+            let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte);
+            if port == 0 || !(1..=limits::HOST_BYTES).contains(&address.len()) || !address.bytes().all(is_host) {
+                let most = limits::HOST_BYTES;
+                return Err(bad(format!(
+                    "an address is an IP address or a name of at most {most} letters, and a port is not 0"
+                )));
             }
             (vec![Address::Host { host: address.as_str().into(), port }], timeout_ms)
         }

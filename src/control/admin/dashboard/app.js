@@ -235,7 +235,7 @@ function side() {
   const chosen = document.documentElement.dataset.theme ?? 'auto';
   const trouble = status ? overview.trouble(app) : [];
   const marks = { overview: trouble.length, upstreams: (status?.upstreams ?? []).flatMap((upstream) => upstream.backends).filter((backend) => backend.state !== 'up').length, plugins: (status?.plugins ?? []).filter((plugin) => plugin.disabled).length };
-  return h('div', { class: 'side', key: 'side' },
+  return h('header', { class: 'side', key: 'side' },
     h('div', { class: 'brand' },
       h('svg', { viewBox: '0 0 32 32', class: 'mark', 'aria-hidden': 'true' }, h('rect', { width: 32, height: 32, rx: 8 }), h('path', { d: 'M7 11h7c5 0 5 10 10 10h1M7 21h5M20 11h5' })),
       h('span', { class: 'brand-name' }, 'arus'),

@@ -21,11 +21,8 @@ use crate::control::{logging, recorder, users};
 use crate::stats::totals::{Reloads, Totals};
 use text::{Format, Kind, Page};
 
-/// What was built.
-const COMMIT: &str = match option_env!("ARUS_COMMIT") {
-    Some(commit) => commit,
-    None => "unknown",
-};
+/// What was built; see build.rs.
+const COMMIT: &str = env!("ARUS_COMMIT");
 
 /// Everything that is counted, as text for Prometheus, or as OpenMetrics where `Accept` asks for it. Needs no credential
 /// unless `[admin] protect_metrics` says so.

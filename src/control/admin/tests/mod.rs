@@ -251,6 +251,19 @@ fn a_stuck_shard_is_named_and_holds_up_nobody() {
 }
 
 #[test]
+fn what_is_counted_is_told_without_the_shards() {
+    let stage = Stage::new([Manner::Stuck, Manner::Stuck], SOCKET);
+    let begun = Instant::now();
+    let mut stream = UnixStream::connect(&stage.socket).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nhost: arus\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.contains("\narus_connections_total{listener=\"web\"} 0\n"), "{text}");
+    assert_eq!(stage.call("GET", "/api/v1/status").0, 200);
+    assert!(begun.elapsed() < Duration::from_secs(1), "it waited for a shard: {:?}", begun.elapsed());
+}
+
+#[test]
 fn reload_answers_with_the_generation_or_every_error() {
     let stage = Stage::answering();
     assert_eq!(stage.call("POST", "/api/v1/reload"), (200, json!({ "generation": 8 })));

@@ -8,6 +8,8 @@
 pub mod client_hello;
 pub mod proxy_header;
 mod reader;
+pub mod socks4;
+pub mod socks5;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -30,6 +32,10 @@ pub enum Error {
     ProxyHeader(#[from] proxy_header::Malformed),
     #[error("ClientHello: {0}")]
     ClientHello(#[from] client_hello::Malformed),
+    #[error("SOCKS: {0}")]
+    Socks5(#[from] socks5::Malformed),
+    #[error("SOCKS 4: {0}")]
+    Socks4(#[from] socks4::Malformed),
 }
 
 /// [`Progress`] within the parsers, where `?` is wanted: `None` asks for more.

@@ -40,7 +40,7 @@ pub(super) async fn reach(session: &Session, greeted: &mut Greeted) -> Result<Re
     let plan = &session.generation().snapshot.plan.upstreams[usize::from(upstream.0)];
     let header = proxy_header(session, greeted, plan.send_proxy)?;
     if !header.is_empty() && greeted.inlet.ahead.is_empty() {
-        greeted.inlet.begin(READ_AHEAD).await;
+        greeted.inlet.begin(READ_AHEAD);
     }
     let mut tried: SmallVec<[u16; 8]> = SmallVec::new();
     let mut last = None;
@@ -195,7 +195,7 @@ fn proxy_header(session: &Session, greeted: &Greeted, send: SendProxy) -> Result
         Client::Unix => None,
     };
     let destination = greeted.destination.or_else(|| destination(&greeted.inlet.socket));
-    let id = session.live().id.to_string();
+    let id = tlvs.unique_id.then(|| session.live().id.to_string());
     let agreed = greeted.tls.as_ref().map(|tls| &tls.facts);
     let cn = agreed.and_then(|facts| facts.peer.as_deref()).and_then(tls::names::common_name);
     let ssl = agreed.map(|facts| {
@@ -216,7 +216,7 @@ fn proxy_header(session: &Session, greeted: &Greeted, send: SendProxy) -> Result
     let facts = Facts {
         alpn: agreed.filter(|_| tlvs.alpn).and_then(|facts| facts.alpn.as_deref()),
         authority: name.filter(|_| tlvs.authority).map(|name| name.as_str().as_bytes()),
-        unique_id: tlvs.unique_id.then_some(id.as_bytes()),
+        unique_id: id.as_deref().map(str::as_bytes),
         ssl: ssl.filter(|_| tlvs.ssl),
     };
     let outgoing = Outgoing { version, origin: Origin::Proxy { source, destination }, facts, checksum: tlvs.crc32c };

@@ -98,6 +98,8 @@ pub const PLUGINS: usize = 256;
 pub const PLUGINS_PER_LISTENER: usize = 16;
 /// Bytes of a plugin's `config` text; what is larger belongs into a file of its own.
 pub const PLUGIN_CONFIG_BYTES: usize = 1024 * 1024;
+/// UDP associations of a process that are counted by user: three descriptors each.
+pub const UDP_ASSOCIATIONS: u32 = 65_536;
 /// Targets of one UDP association that may answer; those that were used longest ago are forgotten first. More than a
 /// resolver or a game has, and 100 KiB at most.
 pub const UDP_PEERS: usize = 1024;

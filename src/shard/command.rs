@@ -14,6 +14,7 @@ use crate::config::plan::Plan;
 use crate::plugin::watch::{ProcessId, Watch};
 use crate::plugin::{Opened, Process};
 use crate::policy::budget::Budget;
+use crate::policy::source::SourceTable;
 use crate::stats::counters::{ListenerState, ShardStats};
 use crate::stats::latency::Latencies;
 use crate::stats::summary::Summary;
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub upstream_tls: Vec<Option<Arc<UpstreamTls>>>,
     /// Connections of the whole process.
     pub connections: Arc<Budget>,
+    /// UDP associations by user, or by source where there is none.
+    pub associations: Arc<SourceTable>,
     /// In the order of the plan's plugins.
     pub plugins: Vec<Arc<Process>>,
     /// By shard: which plugin it is in now. The same over all reloads.

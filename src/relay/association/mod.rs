@@ -7,7 +7,6 @@
 //! What may be sent where, names, rates and counting are its [`Terms`]. A datagram that cannot go at once is dropped and
 //! counted: there are no queues here, but for the few that wait for a name.
 
-mod header;
 mod names;
 mod peers;
 #[cfg(test)]
@@ -23,10 +22,11 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use self::header::Host;
 use self::names::{Names, Next, Ready};
 use self::peers::{Peers, Standing};
 use super::{Cut, Direction, Tally};
+use crate::codec::socks5::Destination;
+use crate::codec::socks5::datagram as codec;
 use crate::ring::{Datagram, DatagramSocket, Failure, Inlet, Ring};
 use crate::types::{Dropped, Reason};
 
@@ -83,6 +83,8 @@ pub struct Association {
     /// Its port: named by the request, or that of its first datagram.
     client_port: Option<u16>,
     peers: Peers,
+    /// Scratch for the header of an answer.
+    head: Vec<u8>,
     idle: Duration,
     /// When something was passed on last.
     last: Duration,
@@ -106,7 +108,9 @@ impl Association {
         let inside = ring.datagram_socket(socket.into())?;
         let client = client.to_canonical();
         let (ring, last) = (ring.clone(), ring.now());
-        Ok((Self { ring, inside, outside: None, client, client_port, peers: Peers::default(), idle, last }, bound))
+        let head = Vec::with_capacity(codec::LONGEST);
+        let peers = Peers::default();
+        Ok((Self { ring, inside, outside: None, client, client_port, peers, head, idle, last }, bound))
     }
 
     /// Passes datagrams on until the client closes its control connection, nothing has been passed on for a while, or
@@ -178,14 +182,14 @@ impl Association {
         if datagram.is_truncated {
             return Err(Dropped::TooLarge);
         }
-        let header = header::parse(datagram.payload()).ok_or(Dropped::Malformed)?;
+        let (header, used) = codec::parse(datagram.payload()).map_err(|_| Dropped::Malformed)?;
         if header.fragment != 0 {
             return Err(Dropped::Fragment);
         }
-        let (port, used) = (header.port, header.len);
-        let named = match header.host {
-            Host::Ip(ip) => Named::Ip(ip),
-            Host::Name(name) => terms.name(name).ok_or(Dropped::Malformed)?,
+        let port = header.destination.port();
+        let named = match header.destination {
+            Destination::Ip(address) => Named::Ip(address.ip()),
+            Destination::Name(name, _) => terms.name(name).ok_or(Dropped::Malformed)?,
         };
         if port == 0 {
             return Err(Dropped::Malformed);
@@ -321,9 +325,9 @@ impl Association {
         if !terms.paces(Direction::Down, len) {
             return Err(Dropped::Rate);
         }
-        let mut head = [0; header::MAX_ADDRESS_HEADER];
-        let head = header::encode(from, &mut head);
-        self.inside.send(head, datagram, (self.client, port).into());
+        self.head.clear();
+        codec::encode(from, &mut self.head);
+        self.inside.send(&self.head, datagram, (self.client, port).into());
         terms.count(Direction::Down, 1, len as i64);
         self.last = self.ring.now();
         Ok(())

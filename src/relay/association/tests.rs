@@ -110,6 +110,12 @@ fn udp(address: &str) -> (UdpSocket, SocketAddr) {
     (socket, address)
 }
 
+fn head(to: SocketAddr) -> Vec<u8> {
+    let mut head = Vec::new();
+    codec::encode(to, &mut head);
+    head
+}
+
 impl Scene {
     fn new(ring: &Ring) -> Self {
         Self::with(ring, None, Duration::from_secs(60))
@@ -135,8 +141,7 @@ impl Scene {
     }
 
     fn send(&self, to: SocketAddr, payload: &[u8]) {
-        let mut head = [0; header::MAX_ADDRESS_HEADER];
-        self.send_raw(&[header::encode(to, &mut head), payload].concat());
+        self.send_raw(&[&head(to), payload].concat());
     }
 
     fn send_name(&self, name: &str, port: u16, payload: &[u8]) {
@@ -165,10 +170,10 @@ impl Scene {
     /// What comes to the client: from whom, and what.
     async fn answer(&self) -> (SocketAddr, Vec<u8>) {
         let (datagram, _) = self.receive(&self.client).await;
-        let header = header::parse(&datagram).unwrap();
+        let (header, used) = codec::parse(&datagram).unwrap();
         assert_eq!(header.fragment, 0);
-        let Host::Ip(ip) = header.host else { panic!("an answer with a name") };
-        ((ip, header.port).into(), datagram[header.len..].to_vec())
+        let Destination::Ip(from) = header.destination else { panic!("an answer with a name") };
+        (from, datagram[used..].to_vec())
     }
 
     async fn until(&self, what: impl Fn() -> bool) {
@@ -226,8 +231,8 @@ fn targets_are_told_apart_and_all_is_counted() {
             assert_eq!(payload, b"by name");
             targets[1].0.send_to(b"", from).unwrap();
             assert_eq!(scene.answer().await, (targets[1].1, vec![]));
-            assert_eq!(scene.world.up.get(), (11, 57 + 10));
-            assert_eq!(scene.world.down.get(), (11, 80 + 10));
+            assert_eq!(scene.world.up.get(), (11, 57));
+            assert_eq!(scene.world.down.get(), (11, 80));
             assert!(scene.world.dropped.borrow().is_empty());
         });
     }
@@ -308,8 +313,7 @@ fn a_port_that_the_request_named_is_the_clients() {
         let (target, at) = udp("127.0.0.1:0");
         scene.send(at, b"from another port");
         scene.dropped(Dropped::Stranger, 1).await;
-        let mut head = [0; header::MAX_ADDRESS_HEADER];
-        named.send_to(&[header::encode(at, &mut head), b"mine"].concat(), scene.bound).unwrap();
+        named.send_to(&[&head(at), &b"mine"[..]].concat(), scene.bound).unwrap();
         assert_eq!(scene.receive(&target).await.0, b"mine");
     });
 }

@@ -22,7 +22,7 @@ use crate::tls::{self, HandshakeError};
 use crate::types::{Blame, Client, Reason, Stage, State};
 
 /// Bytes that a stage asks for at once.
-const READ: u32 = 16 * 1024;
+pub(super) const READ: u32 = 16 * 1024;
 // Descriptions of fatal alerts (RFC 8446 section 6.2).
 const UNEXPECTED_MESSAGE: u8 = 10;
 const PROTOCOL_VERSION: u8 = 70;
@@ -110,7 +110,7 @@ pub(super) async fn greet(session: &Session, client: Socket, permit: Option<Perm
 }
 
 /// Bounds a stage in time, and measures it.
-async fn within<T>(
+pub(super) async fn within<T>(
     session: &Session,
     stage: Stage,
     limit: Duration,
@@ -162,7 +162,7 @@ async fn more(inlet: &mut Inlet) -> Result<(), Outcome> {
     }
 }
 
-fn broken(error: &io::Error) -> Outcome {
+pub(super) fn broken(error: &io::Error) -> Outcome {
     match error.raw_os_error() {
         Some(libc::ENOBUFS | libc::ENOMEM) => Outcome::failed(Reason::Memory, Blame::Proxy),
         Some(libc::ECONNRESET | libc::EPIPE) => Outcome::failed(Reason::Reset, Blame::Client),

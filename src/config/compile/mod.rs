@@ -6,6 +6,7 @@ mod engine;
 mod listener;
 mod plugin;
 mod proxy;
+mod socks;
 mod tls;
 mod upstream;
 
@@ -26,6 +27,7 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
     let log = engine::log(raw.log.as_ref(), base, report);
     let admin = engine::admin(raw.admin.as_ref(), &engine.state_dir, report);
     let demo = engine::demo(raw.demo.as_ref(), report);
+    let socks = socks::socks(raw.socks.as_ref(), report);
     let timeouts = engine::timeouts(raw.timeouts.as_ref(), report);
 
     let raw_upstreams = raw.upstream.as_deref().unwrap_or_default();
@@ -72,7 +74,7 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
     }
     scope.upstreams.warn_unused(report);
     scope.plugins.warn_unused(report);
-    Plan { engine, log, admin, listeners, upstreams, plugins, demo }
+    Plan { engine, log, admin, listeners, upstreams, plugins, demo, socks }
 }
 
 /// Refuses a list of tables that is too long, at the first one too many; hands on those that may be.

@@ -2,6 +2,7 @@
 //!
 //! A plan holds no descriptors and no resolved names; those are acquired by `control::prepare`.
 
+mod socks;
 mod tls;
 
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use socks::{Commands, ProxyCredentials, Socks, UpstreamProxy};
 pub use tls::{ClientAuth, File, Identity, KeyPair, Place, TlsIn, TlsOut, TlsVersion, UnknownSni};
 
 pub use crate::types::Service;
@@ -28,6 +30,7 @@ pub struct Plan {
     /// Indexed by [`PluginIndex`].
     pub plugins: Vec<Plugin>,
     pub demo: Option<Demo>,
+    pub socks: Socks,
 }
 
 #[derive(Debug, Clone, PartialEq)]

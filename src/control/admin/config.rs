@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use crate::config::plan::{
     AcceptProxy, AccessLog, Admin, Backend, Balance, BusyPoll, Demo, Engine, Health, Identity, KeyPair, Level,
-    Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Timeouts, TlsIn, TlsOut,
-    UnknownSni, Upstream, Warm,
+    Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Socks, Timeouts, TlsIn,
+    TlsOut, UnknownSni, Upstream, UpstreamProxy, Warm,
 };
 use crate::control::handle::Control;
 use crate::types::UpstreamIndex;
@@ -22,15 +22,30 @@ pub(super) async fn show(State(control): State<Control>) -> Json<Value> {
 }
 
 fn plan(plan: &Plan) -> Value {
-    let Plan { engine: e, log: l, admin: a, listeners, upstreams, plugins, demo: d } = plan;
+    let Plan { engine: e, log: l, admin: a, listeners, upstreams, plugins, demo: d, socks: s } = plan;
     present(json!({
         "engine": engine(e),
         "log": log(l),
         "admin": admin(a),
         "listener": listeners.iter().map(|each| listener(each, plan)).collect::<Vec<_>>(),
         "upstream": upstreams.iter().map(upstream).collect::<Vec<_>>(),
+        "socks": socks(s),
         "plugin": plugins.iter().map(plugin).collect::<Vec<_>>(),
         "demo": d.as_ref().map(|Demo { hello, accept_proxy }| json!({ "hello": hello, "accept_proxy": accept_proxy })),
+    }))
+}
+
+fn socks(socks: &Socks) -> Value {
+    let Socks { commands, bind_timeout, udp_idle, udp_max_associations_per_user, advertise, socks4, upstream_proxy } =
+        socks;
+    present(json!({
+        "commands": commands.words(),
+        "bind_timeout": duration(*bind_timeout),
+        "udp_idle": duration(*udp_idle),
+        "udp_max_associations_per_user": udp_max_associations_per_user,
+        "advertise": advertise,
+        "socks4": socks4,
+        "upstream_proxy": upstream_proxy.as_ref().map(UpstreamProxy::shown),
     }))
 }
 

@@ -15,6 +15,9 @@ required=(
     iperf3          # throughput
     curl
     openssl
+    python3-socks     # SOCKS client in tests, and what it asks
+    python3-dnspython
+    dnsmasq-base      # DNS server in tests
     socat
     iproute2        # ip, ss: network namespaces in tests
     nftables        # packet loss in tests

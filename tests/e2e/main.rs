@@ -31,6 +31,7 @@ mod soak;
 mod startup;
 mod storm;
 mod tls;
+mod udp;
 mod upstreams;
 mod vanish;
 mod watch;

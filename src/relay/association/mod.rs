@@ -47,6 +47,8 @@ pub trait Terms {
     fn allows(&self, place: &Place<'_>) -> bool;
     /// Changes whenever [`Terms::allows`] may answer otherwise than before.
     fn edition(&self) -> u64;
+    /// The client sends to a peer that it has not sent to lately, by the name or address that it says.
+    fn sends_to(&self, place: &Place<'_>);
     /// Begins to look a name up.
     fn look_up(&self, name: &str) -> Self::Lookup;
     /// Whether so many bytes of payload may pass now.
@@ -274,7 +276,10 @@ impl Association {
             // For want of descriptors or memory; the next one tries again.
             none => none.insert(outside(&self.ring).map_err(|_| Dropped::Resources)?),
         };
-        self.peers.note(target, name, terms.edition());
+        if self.peers.note(target, name, terms.edition()) {
+            let name = name.map(|name| &**name);
+            terms.sends_to(&Place { name, ip: Some(target.ip()), port: target.port() });
+        }
         match payload {
             Payload::Received(datagram) => outside.send(&[], datagram, target),
             Payload::Kept(bytes) => outside.send_bytes(&[], bytes, target),

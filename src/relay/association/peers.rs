@@ -58,8 +58,8 @@ impl Peers {
         }
     }
 
-    /// Notes that the client sends to `target`, which is allowed.
-    pub(super) fn note(&mut self, target: SocketAddr, name: Option<&Rc<str>>, edition: u64) {
+    /// Notes that the client sends to `target`, which is allowed. True where it was not known.
+    pub(super) fn note(&mut self, target: SocketAddr, name: Option<&Rc<str>>, edition: u64) -> bool {
         self.clock += 1;
         let used = self.clock;
         if let Some(peer) = self.known.get_mut(&target) {
@@ -67,12 +67,13 @@ impl Peers {
                 peer.name = name.cloned();
             }
             (peer.edition, peer.used) = (edition, used);
-            return;
+            return false;
         }
         if self.known.len() >= limits::UDP_PEERS {
             self.forget_oldest();
         }
         self.known.insert(target, Peer { name: name.cloned(), edition, used });
+        true
     }
 
     pub(super) fn forget(&mut self, target: SocketAddr) {

@@ -22,6 +22,7 @@ struct World {
     gate: Rc<Gate>,
     lookups: Cell<u32>,
     stops: Cell<bool>,
+    met: RefCell<Vec<String>>,
     up: Cell<(i64, i64)>,
     down: Cell<(i64, i64)>,
     dropped: RefCell<HashMap<Dropped, u32>>,
@@ -70,6 +71,10 @@ impl Terms for Rc<World> {
             }
             Poll::Ready(addresses.clone())
         }))
+    }
+
+    fn sends_to(&self, place: &Place<'_>) {
+        self.met.borrow_mut().push(format!("{}/{}", place.name.unwrap_or("-"), place.port));
     }
 
     fn paces(&self, _: Direction, _: usize) -> bool {
@@ -231,6 +236,7 @@ fn targets_are_told_apart_and_all_is_counted() {
             assert_eq!(payload, b"by name");
             targets[1].0.send_to(b"", from).unwrap();
             assert_eq!(scene.answer().await, (targets[1].1, vec![]));
+            assert_eq!(scene.world.met.borrow().len(), 10, "each is met once");
             assert_eq!(scene.world.up.get(), (11, 57));
             assert_eq!(scene.world.down.get(), (11, 80));
             assert!(scene.world.dropped.borrow().is_empty());

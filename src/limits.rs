@@ -22,6 +22,8 @@ pub const BACKENDS_PER_UPSTREAM: usize = 1024;
 pub const BACKEND_WEIGHT: u16 = 256;
 /// Addresses of one resolved host name that are tried.
 pub const ADDRESSES_PER_HOST: usize = 16;
+/// Users, and as many tokens, of the admin API: each request compares with every token.
+pub const ADMINS: usize = 256;
 /// Bytes of a configuration file.
 pub const CONFIG_BYTES: u64 = 16 * 1024 * 1024;
 /// Errors (and as many warnings) of a configuration that are shown; nobody reads on after so many.
@@ -95,6 +97,14 @@ pub const BUFFER_SIZE: std::ops::RangeInclusive<u32> = 1024..=1024 * 1024;
 pub const PLUGIN_BYTES: u64 = 64 * 1024 * 1024;
 /// Different plugin files that one process loads: none is ever unloaded, and each keeps a descriptor.
 pub const PLUGIN_IMAGES: usize = 1000;
+/// Users of `[auth]`; more belong into PAM.
+pub const AUTH_USERS: usize = 100_000;
+/// Bytes of a user's or group's name and of a password: their lengths are one byte each (RFC 1929 section 2).
+pub const CREDENTIAL_BYTES: usize = 255;
+/// Groups of one user: what Linux allows a process is 65,536, and each is compared with those of access rules.
+pub const GROUPS_PER_USER: usize = 1024;
+/// Failed logins that may be allowed before a ban: the times of so many are kept for each source.
+pub const AUTH_FAILURES: u32 = 100;
 /// Plugins of a plan.
 pub const PLUGINS: usize = 256;
 /// Plugins of one listener: each may hold back and produce for both directions of each connection.

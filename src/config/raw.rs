@@ -59,12 +59,13 @@ tables! {
         timeouts: Timeouts,
         log: Log<'a>,
         admin: Admin<'a>,
+        auth: Auth<'a>,
         listener: Vec<Listener<'a>>,
         upstream: Vec<Upstream<'a>>,
         plugin: Vec<Plugin<'a>>,
         demo: Demo<'a>,
         socks: Socks<'a>,
-        ; later: auth, acl, qos, sessions, telemetry
+        ; later: acl, qos, sessions, telemetry
     }
 
     Engine<'a> "[engine]" {
@@ -98,7 +99,45 @@ tables! {
     Admin<'a> "[admin]" {
         listen: Text<'a>,
         socket: Text<'a>,
-        ; later: dashboard, protect_metrics, users, tokens
+        dashboard: Flag,
+        protect_metrics: Flag,
+        hosts: List<Text<'a>>,
+        users: List<AdminUser<'a>>,
+        tokens: List<AdminToken<'a>>,
+    }
+
+    AdminUser<'a> "[[admin.users]]" {
+        name: Text<'a>,
+        password_hash: Text<'a>,
+        scope: Text<'a>,
+    }
+
+    AdminToken<'a> "[[admin.tokens]]" {
+        name: Text<'a>,
+        hash: Text<'a>,
+        scope: Text<'a>,
+    }
+
+    Auth<'a> "[auth]" {
+        methods: List<Text<'a>>,
+        client_pam_service: Text<'a>,
+        pam_service: Text<'a>,
+        system_groups: Flag,
+        failures: Failures,
+        user: Vec<AuthUser<'a>>,
+    }
+
+    Failures "[auth.failures]" {
+        limit: Whole,
+        window: Lasting,
+        ban: Lasting,
+    }
+
+    AuthUser<'a> "[[auth.user]]" {
+        name: Text<'a>,
+        password_hash: Text<'a>,
+        password: Text<'a>,
+        groups: List<Text<'a>>,
     }
 
     Listener<'a> "[[listener]]" {

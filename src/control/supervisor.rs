@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at};
 
 use super::answers::{answers, apply, ping};
+use super::errands;
 use super::handle::{Control, Request, ShardView};
 use super::hangs::HangWatch;
 use super::health::Checks;
@@ -24,7 +25,6 @@ use super::launch::{Launched, Refused, launch};
 use super::plugins;
 use super::prepare::InForce;
 use super::recorder::{self, Recorder};
-use super::errands;
 use super::resolver::{self, Resolver};
 use super::signals::{Signal, Signals};
 use super::socket::SocketFile;

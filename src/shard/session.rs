@@ -66,7 +66,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    pub(super) fn failed(reason: Reason, blame: Blame) -> Self {
+    pub(super) const fn failed(reason: Reason, blame: Blame) -> Self {
         Self { state: State::Failed, reason, blame: Some(blame) }
     }
 }
@@ -93,6 +93,10 @@ impl Live {
 
     fn service(&self) -> Service {
         self.generation.snapshot.plan.listeners[usize::from(self.listener.0)].service
+    }
+
+    pub(super) fn target(&self) -> Option<Arc<str>> {
+        self.target.borrow().clone()
     }
 
     pub(super) fn user(&self) -> Option<Name> {

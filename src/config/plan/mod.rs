@@ -2,6 +2,8 @@
 //!
 //! A plan holds no descriptors and no resolved names; those are acquired by `control::prepare`.
 
+mod admin;
+mod auth;
 mod socks;
 mod tls;
 
@@ -12,6 +14,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use admin::{Admin, AdminListen, AdminToken, AdminUser, PasswordHash, Scope, TokenDigest};
+pub use auth::{Auth, Failures, Method, PamService, Secret, User};
 pub use socks::{Commands, ProxyCredentials, Socks, UpstreamProxy};
 pub use tls::{ClientAuth, File, Identity, KeyPair, Place, TlsIn, TlsOut, TlsVersion, UnknownSni};
 
@@ -23,6 +27,7 @@ pub struct Plan {
     pub engine: Engine,
     pub log: Log,
     pub admin: Admin,
+    pub auth: Auth,
     /// Indexed by [`ListenerIndex`].
     pub listeners: Vec<Listener>,
     /// Indexed by [`UpstreamIndex`].
@@ -100,14 +105,6 @@ pub enum AccessLog {
     Off,
     Stderr,
     File(PathBuf),
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Admin {
-    /// `None`: off. This version accepts an address with a warning, and nobody listens on it.
-    pub listen: Option<SocketAddr>,
-    /// Control socket, absolute (already joined to `state_dir`).
-    pub socket: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq)]

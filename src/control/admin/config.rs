@@ -3,6 +3,8 @@
 //! Made from the plan in force, not from the file, which may have changed since. Each table takes its plan apart
 //! without `..`, so that a new key does not compile until it is shown here (or left out by name, as a secret is).
 
+mod auth;
+
 use std::time::Duration;
 
 use axum::extract::State;
@@ -10,9 +12,9 @@ use axum::response::Json;
 use serde_json::{Map, Value, json};
 
 use crate::config::plan::{
-    AcceptProxy, AccessLog, Admin, Backend, Balance, BusyPoll, Demo, Engine, Health, Identity, KeyPair, Level,
-    Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Socks, Timeouts, TlsIn,
-    TlsOut, UnknownSni, Upstream, UpstreamProxy, Warm,
+    AcceptProxy, AccessLog, Admin, AdminToken, AdminUser, Backend, Balance, BusyPoll, Demo, Engine, Health, Identity,
+    KeyPair, Level, Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Socks,
+    Timeouts, TlsIn, TlsOut, UnknownSni, Upstream, UpstreamProxy, Warm,
 };
 use crate::control::handle::Control;
 use crate::types::UpstreamIndex;
@@ -22,11 +24,13 @@ pub(super) async fn show(State(control): State<Control>) -> Json<Value> {
 }
 
 fn plan(plan: &Plan) -> Value {
-    let Plan { engine: e, log: l, admin: a, listeners, upstreams, plugins, demo: d, socks: s } = plan;
+    let Plan { engine: e, log: l, admin: a, listeners, upstreams, plugins, demo: d, socks: s, auth: authentication } =
+        plan;
     present(json!({
         "engine": engine(e),
         "log": log(l),
         "admin": admin(a),
+        "auth": auth::auth(authentication),
         "listener": listeners.iter().map(|each| listener(each, plan)).collect::<Vec<_>>(),
         "upstream": upstreams.iter().map(upstream).collect::<Vec<_>>(),
         "socks": socks(s),
@@ -102,9 +106,21 @@ fn log(log: &Log) -> Value {
     })
 }
 
+/// Of users and tokens, all but what proves them.
 fn admin(admin: &Admin) -> Value {
-    let Admin { listen, socket } = admin;
-    json!({ "listen": listen.map_or("off".into(), |address| address.to_string()), "socket": socket })
+    let Admin { listen, socket, dashboard, protect_metrics, hosts, users, tokens } = admin;
+    let user = |AdminUser { name, password_hash: _, scope }: &AdminUser| json!({ "name": name.as_ref(), "scope": scope.word() });
+    let token =
+        |AdminToken { name, digest: _, scope }: &AdminToken| json!({ "name": name.as_ref(), "scope": scope.word() });
+    json!({
+        "listen": listen.map_or("off".into(), |listen| listen.address.to_string()),
+        "socket": socket,
+        "dashboard": dashboard,
+        "protect_metrics": protect_metrics,
+        "hosts": shown(hosts),
+        "users": users.iter().map(user).collect::<Vec<_>>(),
+        "tokens": tokens.iter().map(token).collect::<Vec<_>>(),
+    })
 }
 
 fn listener(listener: &Listener, plan: &Plan) -> Value {

@@ -60,11 +60,7 @@ fn listen(ip: IpAddr) -> std::io::Result<(socket2::Socket, u16)> {
 }
 
 /// The connection that the client waits for. Others are closed; and when the client goes, so does the port.
-async fn arrival(
-    talk: &mut Talk<'_>,
-    listening: &Socket,
-    allowed: &Allowed,
-) -> Result<(OwnedFd, SocketAddr), Outcome> {
+async fn arrival(talk: &mut Talk<'_>, listening: &Socket, allowed: &Allowed) -> Result<(OwnedFd, SocketAddr), Outcome> {
     let mut accept = listening.accept();
     let peer = poll_fn(|context| {
         loop {

@@ -8,7 +8,6 @@ use crate::codec::Progress;
 use crate::codec::socks5::{Command, Credentials, Destination, Method, Reply, client};
 use crate::config::plan::{Address, UpstreamProxy};
 use crate::limits;
-use crate::policy::permit::Permit;
 use crate::ring::{First, Inlet};
 use crate::shard::session::{Outcome, Session};
 use crate::types::{Blame, Reason, Stage};

@@ -1,12 +1,12 @@
 //! The dialogue up to the request: version, method, password, request (RFC 1928 sections 3 and 4, RFC 1929).
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::target::Host;
 use super::{Reply, Talk, answer};
 use crate::codec::socks5::{self, Command, Destination, Method};
 use crate::codec::{self, Progress, socks4};
+use crate::config::plan;
 use crate::policy::identity::{Identity, Verdict};
 use crate::shard::command::{Answer, Errand, Password};
 use crate::shard::session::{Outcome, Session};
@@ -78,8 +78,7 @@ async fn version5(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
     let auth = &session.generation().snapshot.plan.auth;
     let choose = |bytes: &[u8]| {
         socks5::parse_greeting(bytes).map(|greeting| {
-            let methods = auth.methods.iter().map(|method| method.on_the_wire());
-            methods.into_iter().find(|method| greeting.offers(*method))
+            auth.methods.iter().map(|method| on_the_wire(*method)).find(|method| greeting.offers(*method))
         })
     };
     let method = match talk.hear(choose).await? {
@@ -104,7 +103,8 @@ async fn version5(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
             }
         }
     };
-    let request = talk.hear(|bytes| socks5::parse_request(bytes).map(|request| (request.command, owned(request.destination))));
+    let request =
+        talk.hear(|bytes| socks5::parse_request(bytes).map(|request| (request.command, owned(request.destination))));
     match request.await? {
         Ok((command, (host, port))) => Ok(Ok(Ask { version: Version::V5, command, host, port, identity })),
         Err(codec::Error::Socks5(malformed)) => Ok(Err(match Reply::of_malformed(malformed) {
@@ -119,6 +119,14 @@ async fn version5(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
             None => Refused::silently(Reason::SocksMessage),
         })),
         Err(_) => Ok(Err(Refused::silently(Reason::SocksMessage))),
+    }
+}
+
+/// What the protocol calls it: who checks a password is no matter of the client's.
+fn on_the_wire(method: plan::Method) -> Method {
+    match method {
+        plan::Method::None => Method::None,
+        plan::Method::Password | plan::Method::Pam => Method::Password,
     }
 }
 
@@ -173,13 +181,8 @@ async fn version4(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
     match talk.hear(|bytes| socks4::parse(bytes).map(|request| owned(request.destination))).await? {
         // The user that it names is not proved by anything.
         Ok(_) if !plan.auth.admits_anybody() || plan.auth.takes_passwords() => rejected(Reason::SocksMethod),
-        Ok((host, port)) => {
-            Ok(Ok(Ask { version: Version::V4, command: Command::Connect, host, port, identity: None }))
-        }
+        Ok((host, port)) => Ok(Ok(Ask { version: Version::V4, command: Command::Connect, host, port, identity: None })),
         Err(codec::Error::Socks4(socks4::Malformed::Command(_))) => rejected(Reason::SocksCommand),
         Err(_) => rejected(Reason::SocksMessage),
     }
 }
-
-#[expect(unused)]
-fn unused(_: SocketAddr) {}

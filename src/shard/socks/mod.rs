@@ -24,7 +24,6 @@ use crate::stats::latency::Measure;
 use crate::types::{Blame, Reason, Stage, State};
 use dialogue::{Ask, Version};
 use talk::Talk;
-use target::Host;
 
 /// How long the last word to a client may take; what is said is a few bytes.
 const FAREWELL: Duration = Duration::from_secs(2);

@@ -76,6 +76,11 @@ impl<'g> Talk<'g> {
         }
     }
 
+    /// Whether so much was said that nobody has heard, that it is enough for now.
+    pub(super) fn has_much(&mut self) -> bool {
+        self.heard().len() >= limits::QUEUED_BYTES_UNDER_PRESSURE
+    }
+
     /// Waits for more of what the client says.
     pub(super) async fn more(&mut self) -> Result<(), Outcome> {
         loop {
@@ -157,4 +162,3 @@ fn bytes_of(queue: &mut Queue) -> Box<[u8]> {
     queue.advance(bytes.len());
     bytes
 }
-

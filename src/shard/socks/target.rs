@@ -13,7 +13,7 @@ use crate::ring::Socket;
 use crate::shard::command::{Answer, Errand};
 use crate::shard::session::{Outcome, Session};
 use crate::stats::latency::Measure;
-use crate::types::{Blame, Name, Reason, Stage};
+use crate::types::{Blame, Endpoint, Name, Reason, Stage};
 use crate::upstream::dial::{self, Targets};
 
 /// The host that a client asks for.
@@ -55,6 +55,16 @@ pub(super) struct Allowed {
 }
 
 impl Allowed {
+    /// Whether somebody from there is who was asked for; an unspecified address stands for anybody.
+    pub(super) fn expects(&self, ip: IpAddr) -> bool {
+        let is_asked = |asked: IpAddr| asked.is_unspecified() || asked == ip;
+        match &self.targets {
+            Targets::Endpoint(Endpoint::Ip(address)) => is_asked(address.ip()),
+            Targets::Endpoint(Endpoint::Unix(_)) => false,
+            Targets::Addresses(addresses) => addresses.iter().any(|address| is_asked(address.ip())),
+        }
+    }
+
     pub(super) async fn dial(&self, session: &Session) -> Result<Socket, Outcome> {
         let terms = dial::Terms { timeout: session.listener().timeouts.connect, source_address: None };
         let dialled = dial::dial(session.shard().ring(), &self.permit, &self.targets, terms).await;
@@ -72,7 +82,7 @@ pub(super) async fn resolve(session: &Session, ask: &Ask) -> Result<Allowed, Out
     session.set_stage(Stage::Route);
     let permit = Permit::for_source(&[], None).map_err(super::refused)?;
     let targets = match &ask.host {
-        Host::Ip(ip) => Targets::Endpoint(crate::types::Endpoint::Ip(SocketAddr::new(*ip, ask.port))),
+        Host::Ip(ip) => Targets::Endpoint(Endpoint::Ip(SocketAddr::new(*ip, ask.port))),
         Host::Name(name) => {
             let addresses = addresses(session, name).await?;
             Targets::Addresses(addresses.iter().map(|ip| SocketAddr::new(*ip, ask.port)).collect())
@@ -80,6 +90,14 @@ pub(super) async fn resolve(session: &Session, ask: &Ask) -> Result<Allowed, Out
         Host::Malformed(_) => return Err(Outcome::failed(Reason::Unresolved, Blame::Client)),
     };
     Ok(Allowed { permit, targets })
+}
+
+/// Judges what was asked for by what it is called alone, where somebody else resolves it.
+pub(super) fn judge_name(_session: &Session, ask: &Ask) -> Result<Permit, Outcome> {
+    match &ask.host {
+        Host::Ip(_) | Host::Name(_) => Permit::for_source(&[], None).map_err(super::refused),
+        Host::Malformed(_) => Err(Outcome::failed(Reason::Unresolved, Blame::Client)),
+    }
 }
 
 /// Has the addresses of a name looked up.

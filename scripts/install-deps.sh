@@ -15,6 +15,9 @@ required=(
     iperf3          # throughput
     curl
     openssl
+    python3-socks     # SOCKS client in tests, and what it asks
+    python3-dnspython
+    dnsmasq-base      # DNS server in tests
     socat
     prometheus      # promtool, and a real one that scrapes arus
     python3-venv    # schemathesis, from PyPI

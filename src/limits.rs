@@ -111,6 +111,18 @@ pub const PLUGINS: usize = 256;
 pub const PLUGINS_PER_LISTENER: usize = 16;
 /// Bytes of a plugin's `config` text; what is larger belongs into a file of its own.
 pub const PLUGIN_CONFIG_BYTES: usize = 1024 * 1024;
+/// UDP associations of a process that are counted by user: three descriptors each.
+pub const UDP_ASSOCIATIONS: u32 = 65_536;
+/// Targets of one UDP association that may answer; those that were used longest ago are forgotten first. More than a
+/// resolver or a game has, and 100 KiB at most.
+pub const UDP_PEERS: usize = 1024;
+/// Names whose addresses one UDP association keeps.
+pub const UDP_NAMES: usize = 64;
+/// Names that one UDP association has looked up at the same time.
+pub const UDP_LOOKUPS: usize = 8;
+/// Datagrams of one UDP association that wait for names, and bytes of all of them: one of the largest must fit.
+pub const UDP_WAITING: usize = 32;
+pub const UDP_WAITING_BYTES: usize = 128 * 1024;
 
 const _: () = assert!(LISTENERS <= u16::MAX as usize && UPSTREAMS <= u16::MAX as usize);
 const _: () = assert!(MAX_BUFFERS as usize <= u16::MAX as usize + 1);

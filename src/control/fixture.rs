@@ -180,6 +180,7 @@ pub(super) fn snapshot(plan: Plan) -> Arc<Snapshot> {
         tls: plan.listeners.iter().map(|_| None).collect(),
         upstream_tls: plan.upstreams.iter().map(|_| None).collect(),
         connections: states.connections(plan.engine.max_connections),
+        associations: states.associations(),
         plugins: Vec::new(),
         watches: Arc::new([]),
         plan,

@@ -194,6 +194,7 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
         tls: tls.listeners,
         upstream_tls: tls.upstreams,
         connections: states.connections(plan.engine.max_connections),
+        associations: states.associations(),
         plugins: plugins.processes,
         watches: plugins.watches,
         plan,

@@ -15,6 +15,7 @@ use crate::plugin::watch::{ProcessId, Watch};
 use crate::plugin::{Opened, Process};
 use crate::policy::budget::Budget;
 use crate::policy::identity;
+use crate::policy::source::SourceTable;
 use crate::relay::sight::Sight;
 use crate::stats::counters::{ListenerState, ShardStats};
 use crate::stats::latency::Latencies;
@@ -38,6 +39,8 @@ pub struct Snapshot {
     pub upstream_tls: Vec<Option<Arc<UpstreamTls>>>,
     /// Connections of the whole process.
     pub connections: Arc<Budget>,
+    /// UDP associations by user, or by source where there is none.
+    pub associations: Arc<SourceTable>,
     /// In the order of the plan's plugins.
     pub plugins: Vec<Arc<Process>>,
     /// By shard: which plugin it is in now. The same over all reloads.

@@ -13,6 +13,7 @@ use crate::policy::budget::Lease;
 use crate::policy::source::SourceLease;
 use crate::relay::{Cut, Direction};
 use crate::stats::counters::{Handshake, ListenerCounters, add, sub};
+use crate::stats::datagrams::Datagrams;
 use crate::stats::latency::Measure;
 use crate::stats::summary::{Summary, TlsFacts};
 use crate::types::{Blame, Client, ListenerIndex, Name, Protocol, Reason, Service, SessionId, Stage, State};
@@ -45,6 +46,7 @@ pub(super) struct Live {
     first_byte: Cell<Option<Duration>>,
     bytes_up: Cell<u64>,
     bytes_down: Cell<u64>,
+    datagrams: Cell<[u64; 2]>,
     pub(super) cut: Cut,
 }
 
@@ -132,6 +134,8 @@ impl Live {
             first_byte: self.first_byte.get(),
             bytes_up: self.bytes_up.get(),
             bytes_down: self.bytes_down.get(),
+            datagrams_up: self.datagrams.get()[0],
+            datagrams_down: self.datagrams.get()[1],
             state: State::Active,
             stage: self.stage.get(),
             blame: None,
@@ -168,6 +172,7 @@ impl Session {
             first_byte: Cell::new(None),
             bytes_up: Cell::new(0),
             bytes_down: Cell::new(0),
+            datagrams: Cell::default(),
             cut: Cut::default(),
         });
         add(&shard.stats().active, 1);
@@ -299,6 +304,26 @@ impl Session {
         }
     }
 
+    /// Counts datagrams that were sent on, with their payload, as [`Session::count`].
+    pub(super) fn count_datagrams(&self, direction: Direction, datagrams: i64, bytes: i64) {
+        self.count(direction, bytes);
+        let mut counts = self.live.datagrams.get();
+        counts[direction as usize] = counts[direction as usize].wrapping_add(datagrams as u64);
+        self.live.datagrams.set(counts);
+        let totals = self.datagrams();
+        let total = if direction == Direction::Up { &totals.up } else { &totals.down };
+        add(total, datagrams as u64);
+    }
+
+    /// The listener's counts of datagrams.
+    pub(super) fn datagrams(&self) -> &Datagrams {
+        &self.live.listener(&self.shard).datagrams
+    }
+
+    pub(super) fn set_protocol(&self, protocol: Protocol) {
+        self.live.protocol.set(protocol);
+    }
+
     pub(super) fn end(mut self, outcome: Outcome) {
         self.outcome = Some(outcome);
     }
@@ -367,6 +392,8 @@ pub(super) fn reject(
             first_byte: None,
             bytes_up: 0,
             bytes_down: 0,
+            datagrams_up: 0,
+            datagrams_down: 0,
             state: State::Rejected,
             stage: Stage::Accept,
             blame: Some(Blame::Policy),

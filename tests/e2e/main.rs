@@ -33,6 +33,7 @@ mod soak;
 mod startup;
 mod storm;
 mod tls;
+mod udp;
 mod upstreams;
 mod vanish;
 mod verdict;

@@ -21,6 +21,7 @@ use crate::config::plan::Identity;
 use crate::control::handle::Control;
 use crate::control::tls::date;
 use crate::control::{logging, recorder};
+use crate::stats::datagrams::DatagramTotals;
 use crate::stats::totals::{
     BackendTotals, LatencyTotals, ListenerTotals, Reloads, Totals as Reading, Traffic, UpstreamTotals,
 };
@@ -121,9 +122,24 @@ pub struct Listener {
     /// TLS handshakes with clients; kinds that never came are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub handshakes: Vec<Handshakes>,
+    /// Where there were UDP associations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datagrams: Option<Datagrams>,
     /// Those in use, where TLS is terminated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<Certificate>,
+}
+
+/// Datagrams of UDP associations.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Datagrams {
+    /// Open now.
+    pub associations: u64,
+    /// Sent on.
+    pub up: u64,
+    pub down: u64,
+    /// Not sent on, by reason; those that never happened are left out.
+    pub dropped: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -292,8 +308,17 @@ impl From<ListenerTotals> for Listener {
             rejected: listener.rejected.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
             failed: failed.collect(),
             handshakes: handshakes.collect(),
+            datagrams: (!listener.datagrams.is_empty()).then(|| listener.datagrams.into()),
             certificates: Vec::new(),
         }
+    }
+}
+
+impl From<DatagramTotals> for Datagrams {
+    fn from(totals: DatagramTotals) -> Self {
+        let DatagramTotals { associations, up, down, dropped } = totals;
+        let dropped = dropped.into_iter().map(|(why, count)| (why.to_owned(), count)).collect();
+        Self { associations, up, down, dropped }
     }
 }
 

@@ -231,6 +231,8 @@ pub(super) mod tests {
             first_byte: None,
             bytes_up: 12,
             bytes_down: 345,
+            datagrams_up: 0,
+            datagrams_down: 0,
             state: State::Closed,
             stage: Stage::Relay,
             blame: Some(Blame::Client),

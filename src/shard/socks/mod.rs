@@ -9,6 +9,7 @@ mod chain;
 mod dialogue;
 mod talk;
 mod target;
+mod udp;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -43,6 +44,15 @@ pub(super) async fn reach(session: &Session, greeted: &mut Greeted) -> Result<Re
         Err(outcome) => return Err(outcome),
     };
     let version = ask.version;
+    if ask.command == Command::UdpAssociate {
+        return Err(match udp::open(session, &talk, &ask) {
+            Ok(opened) => udp::run(session, &mut talk, &ask, opened).await,
+            Err(outcome) => {
+                say_goodbye(session, &mut talk, &answer(version, Reply::of(outcome.reason), None)).await;
+                outcome
+            }
+        });
+    }
     let reached = match ask.command {
         Command::Connect => connect(session, &mut talk, ask).await,
         Command::Bind => bind::bind(session, &mut talk, ask).await,

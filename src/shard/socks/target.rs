@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::dialogue::Ask;
 use crate::codec::socks5::Destination;
 use crate::policy::host;
+use crate::policy::identity::Identity;
 use crate::policy::permit::Permit;
+use crate::relay::association::Place;
 use crate::ring::Socket;
 use crate::shard::command::{Answer, Errand};
 use crate::shard::session::{Outcome, Session};
@@ -68,6 +70,11 @@ impl Allowed {
         let dialled = dial::dial(session.shard().ring(), &self.permit, &self.targets, terms).await;
         dialled.map_err(|error| Outcome::failed(error.reason, error.blame))
     }
+}
+
+/// Whether a datagram may go there.
+pub(super) fn may_send(_session: &Session, _identity: Option<&Identity>, _place: &Place<'_>) -> bool {
+    true
 }
 
 /// Judges what was asked for and finds its addresses.

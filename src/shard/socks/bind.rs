@@ -24,9 +24,6 @@ const BACKLOG: i32 = 4;
 /// Listens for the peer that was asked for, and says where; the first connection from there is the other side.
 pub(super) async fn bind(session: &Session, talk: &mut Talk<'_>, ask: Ask) -> Result<Reached, Outcome> {
     let socks = &session.generation().snapshot.plan.socks;
-    if !socks.commands.bind {
-        return Err(Outcome::failed(Reason::SocksCommand, Blame::Client));
-    }
     // RFC 1928 section 4: DST tells the peer that is expected, and nobody else is let in.
     if matches!(&ask.host, Host::Ip(ip) if ip.is_unspecified()) {
         return Err(refused(Reason::BindPeer));

@@ -43,10 +43,11 @@ pub(super) async fn reach(session: &Session, greeted: &mut Greeted) -> Result<Re
         Err(outcome) => return Err(outcome),
     };
     let version = ask.version;
+    let served = session.generation().snapshot.plan.socks.commands;
     let reached = match ask.command {
-        Command::Connect => connect(session, &mut talk, ask).await,
-        Command::Bind => bind::bind(session, &mut talk, ask).await,
-        Command::UdpAssociate => Err(Outcome::failed(Reason::SocksCommand, Blame::Client)),
+        Command::Connect if served.connect => connect(session, &mut talk, ask).await,
+        Command::Bind if served.bind => bind::bind(session, &mut talk, ask).await,
+        Command::Connect | Command::Bind | Command::UdpAssociate => Err(Outcome::failed(Reason::SocksCommand, Blame::Client)),
     };
     if let Err(outcome) = &reached {
         say_goodbye(session, &mut talk, &answer(version, Reply::of(outcome.reason), None)).await;

@@ -47,7 +47,9 @@ pub(super) async fn reach(session: &Session, greeted: &mut Greeted) -> Result<Re
     let reached = match ask.command {
         Command::Connect if served.connect => connect(session, &mut talk, ask).await,
         Command::Bind if served.bind => bind::bind(session, &mut talk, ask).await,
-        Command::Connect | Command::Bind | Command::UdpAssociate => Err(Outcome::failed(Reason::SocksCommand, Blame::Client)),
+        Command::Connect | Command::Bind | Command::UdpAssociate => {
+            Err(Outcome::failed(Reason::SocksCommand, Blame::Client))
+        }
     };
     if let Err(outcome) = &reached {
         say_goodbye(session, &mut talk, &answer(version, Reply::of(outcome.reason), None)).await;

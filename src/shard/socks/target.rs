@@ -8,10 +8,11 @@ use crate::codec::socks5::Destination;
 use crate::policy::host;
 use crate::policy::permit::Permit;
 use crate::ring::Socket;
+use crate::shard::access::{self, Asked, Target};
 use crate::shard::command::{Answer, Errand};
 use crate::shard::session::{Outcome, Session};
 use crate::stats::latency::Measure;
-use crate::types::{Blame, Endpoint, Name, Reason, Stage};
+use crate::types::{Blame, Endpoint, Name, Protocol, Reason, Stage};
 use crate::upstream::dial::{self, Targets};
 
 /// The host that a client asks for.
@@ -73,24 +74,36 @@ impl Allowed {
 /// Judges what was asked for and finds its addresses.
 pub(super) async fn resolve(session: &Session, ask: &Ask) -> Result<Allowed, Outcome> {
     session.set_stage(Stage::Route);
-    let permit = Permit::for_source(&[], None).map_err(super::refused)?;
-    let targets = match &ask.host {
-        Host::Ip(ip) => Targets::Endpoint(Endpoint::Ip(SocketAddr::new(*ip, ask.port))),
-        Host::Name(name) => {
-            let addresses = addresses(session, name).await?;
-            Targets::Addresses(addresses.iter().map(|ip| SocketAddr::new(*ip, ask.port)).collect())
+    let asked = asked(session, ask, false)?;
+    let addresses: Arc<[IpAddr]> = match &asked.target {
+        Target::Ip(ip) => {
+            let (permit, _) = access::authorise(session, &asked, None)?;
+            return Ok(Allowed { permit, targets: Targets::Endpoint(Endpoint::Ip(SocketAddr::new(*ip, ask.port))) });
         }
-        Host::Malformed(_) => return Err(Outcome::failed(Reason::Unresolved, Blame::Client)),
+        // Nobody needs to be asked about a name that is blocked as such.
+        Target::Name(_) if access::forbid_early(session, &asked) => Arc::new([]),
+        Target::Name(name) => addresses(session, name).await?,
     };
+    let (permit, good) = access::authorise(session, &asked, Some(&addresses))?;
+    let targets = Targets::Addresses(good.into_iter().map(|ip| SocketAddr::new(ip, ask.port)).collect());
     Ok(Allowed { permit, targets })
 }
 
 /// Judges what was asked for by what it is called alone, where somebody else resolves it.
-pub(super) fn judge_name(_session: &Session, ask: &Ask) -> Result<Permit, Outcome> {
-    match &ask.host {
-        Host::Ip(_) | Host::Name(_) => Permit::for_source(&[], None).map_err(super::refused),
-        Host::Malformed(_) => Err(Outcome::failed(Reason::Unresolved, Blame::Client)),
-    }
+pub(super) fn judge_name(session: &Session, ask: &Ask) -> Result<Permit, Outcome> {
+    access::authorise(session, &asked(session, ask, true)?, None).map(|(permit, _)| permit)
+}
+
+fn asked(session: &Session, ask: &Ask, is_chained: bool) -> Result<Asked, Outcome> {
+    let target = match &ask.host {
+        Host::Ip(ip) => Target::Ip(*ip),
+        Host::Name(name) => Target::Name(Name::clone(name)),
+        Host::Malformed(_) => return Err(Outcome::failed(Reason::Unresolved, Blame::Client)),
+    };
+    let (identity, port) = (ask.identity.clone(), ask.port);
+    let asked = Asked { identity, target, port, protocol: Protocol::Tcp, is_chained };
+    session.set_asked(asked.clone());
+    Ok(asked)
 }
 
 /// Has the addresses of a name looked up.

@@ -89,8 +89,8 @@ pub(super) fn authorise(
     Ok((permit, good))
 }
 
-/// Whether it is known without any address that the session will not get what it asks for.
-pub(super) fn forbid_early(session: &Session, asked: &Asked) -> bool {
+/// Whether a rule blocks what the session asks for, whatever its addresses are.
+pub(super) fn is_blocked_by_name(session: &Session, asked: &Asked) -> bool {
     session.shard().acl().is_some_and(|acl| {
         let decision = decide(&acl, session.live(), &session.listener().name, asked, asked.target.host());
         !decision.is_allowed() && acl.rule(&decision).is_some()

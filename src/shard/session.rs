@@ -244,6 +244,7 @@ impl Session {
     }
 
     /// Notes the rule that decided.
+    #[allow(dead_code)] // the ACL is to tell it
     pub(super) fn set_rule(&self, rule: Option<Arc<str>>) {
         self.live.set_rule(rule);
     }

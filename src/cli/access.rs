@@ -42,7 +42,10 @@ pub(super) fn access(plan: &Plan, listener: &Listener, to: &str, args: &Args) ->
         Endpoint::Ip(address) => Some(*address),
         Endpoint::Unix(_) => None,
     });
-    let own = own.chain(plan.admin.listen.iter().copied()).chain(plan.demo.as_ref().map(|demo| demo.hello)).collect::<Vec<_>>();
+    let own = own
+        .chain(plan.admin.listen.as_ref().map(|listen| listen.address))
+        .chain(plan.demo.as_ref().map(|demo| demo.hello))
+        .collect::<Vec<_>>();
     let acl = Acl::compile(plan.acl.default, &plan.acl.rules, own, None);
     let protocol = if args.protocol == "udp" { Protocol::Udp } else { Protocol::Tcp };
     let target = match &host {

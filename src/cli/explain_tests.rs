@@ -145,5 +145,7 @@ fn says_which_rule_decides_for_socks() {
     assert!(say(Some("bob"), &["DEV"], "a.x.com:443").contains("acl        allow by rule (f:9)"));
     let blocked = say(Some("bob"), &[], "a.x.com:443");
     assert!(blocked.contains("acl        block (default)\nrejected   acl_blocked"), "{blocked}");
-    assert!(say(Some("alice"), &[], "0x7f.1:80").contains("127.0.0.1:80, tcp\nacl        block (reserved destination)"));
+    assert!(
+        say(Some("alice"), &[], "0x7f.1:80").contains("127.0.0.1:80, tcp\nacl        block (reserved destination)")
+    );
 }

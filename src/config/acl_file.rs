@@ -37,6 +37,8 @@ pub(super) fn add(
             Err(Errors { findings })
         }
         (Err(errors), Ok((_, more))) => Err(Errors { findings: errors.findings.into_iter().chain(more).collect() }),
-        (Err(errors), Err(more)) => Err(Errors { findings: errors.findings.into_iter().chain(more.findings).collect() }),
+        (Err(errors), Err(more)) => {
+            Err(Errors { findings: errors.findings.into_iter().chain(more.findings).collect() })
+        }
     }
 }

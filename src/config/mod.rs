@@ -168,13 +168,7 @@ enum Reach {
     Files,
 }
 
-fn understand(
-    text: &str,
-    name: &str,
-    base: &Path,
-    environment: &Environment,
-    reach: Reach,
-) -> Result<Loaded, Errors> {
+fn understand(text: &str, name: &str, base: &Path, environment: &Environment, reach: Reach) -> Result<Loaded, Errors> {
     let mut report = Report::new(name, text);
     let plan = document(text, &mut report).map(|document| {
         let raw = raw::File::from_document(document, &mut report);

@@ -47,7 +47,12 @@ pub(super) fn plan(state_dir: &Path) -> Plan {
         upstreams: Vec::new(),
         plugins: Vec::new(),
         demo: None,
-        acl: crate::config::plan::Acl { default: crate::policy::acl::Action::Allow, file: None, reevaluate: true, rules: Vec::new() },
+        acl: crate::config::plan::Acl {
+            default: crate::policy::acl::Action::Allow,
+            file: None,
+            reevaluate: true,
+            rules: Vec::new(),
+        },
         socks: Socks {
             commands: Commands { connect: true, bind: true, udp: true },
             bind_timeout: Duration::from_secs(5),

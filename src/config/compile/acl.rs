@@ -67,7 +67,8 @@ fn rule(raw: &raw::AclRule<'_>, file: &Arc<str>, listeners: &[Name], report: &mu
         listeners: items(raw.listeners.as_ref(), "listeners", known, report),
     };
     let description = raw.description.as_ref().and_then(|text| {
-        let is_good = text.get_ref().len() <= limits::RULE_DESCRIPTION_BYTES && !text.get_ref().contains(char::is_control);
+        let is_good =
+            text.get_ref().len() <= limits::RULE_DESCRIPTION_BYTES && !text.get_ref().contains(char::is_control);
         let wrong = || {
             let hint = format!("at most {} bytes, without control characters", limits::RULE_DESCRIPTION_BYTES);
             Wrong::new("this is no description").hint(hint)

@@ -77,7 +77,8 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
         report
             .error(&(0..0), Wrong::new("there is no listener").hint("add a `[[listener]]`; see `arus example-config`"));
     }
-    let known: Vec<Name> = raw_listeners.iter().filter_map(|raw| Some(raw.name.as_ref()?.get_ref().as_ref().into())).collect();
+    let known: Vec<Name> =
+        raw_listeners.iter().filter_map(|raw| Some(raw.name.as_ref()?.get_ref().as_ref().into())).collect();
     let acl = acl::acl(raw.acl.as_ref(), base, &known, report);
     scope.upstreams.warn_unused(report);
     scope.plugins.warn_unused(report);

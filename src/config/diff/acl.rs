@@ -16,7 +16,10 @@ pub(super) fn acl(acl: &Acl) -> Table {
         .fact("reevaluate", reevaluate);
     match rules.len() <= LISTED {
         true => table.items(rules.iter().map(rule)),
-        false => table.fact("rules", format_args!("{} ({:08x})", rules.len(), super::secret(&rules.iter().map(rule).collect::<Vec<_>>()))),
+        false => table.fact(
+            "rules",
+            format_args!("{} ({:08x})", rules.len(), super::secret(&rules.iter().map(rule).collect::<Vec<_>>())),
+        ),
     }
 }
 

@@ -17,8 +17,8 @@ fn every_error_of_a_rule_comes_out() {
     assert_eq!(
         places,
         [
-            "f:6:11:", "f:8:10:", "f:9:12:", "f:10:9:", "f:11:12:", "f:12:17:", "f:12:24:", "f:12:39:", "f:12:47:", "f:13:10:",
-            "f:13:19:", "f:13:26:", "f:14:14:", "f:15:14:", "f:16:1:", "f:17:1:"
+            "f:6:11:", "f:8:10:", "f:9:12:", "f:10:9:", "f:11:12:", "f:12:17:", "f:12:24:", "f:12:39:", "f:12:47:",
+            "f:13:10:", "f:13:19:", "f:13:26:", "f:14:14:", "f:15:14:", "f:16:1:", "f:17:1:"
         ],
         "{errors}"
     );
@@ -29,11 +29,11 @@ fn rules_of_the_file_come_last_and_its_errors_have_its_name() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     let load = || load(&Source::File(at("proxy.toml")), &environment());
-    let main = format!(
-        "{LISTENER}[acl]\nfile = \"acl.toml\"\n[[acl.rule]]\naction = \"block\"\nports = [25, \"80,90-91\"]\n"
-    );
+    let main =
+        format!("{LISTENER}[acl]\nfile = \"acl.toml\"\n[[acl.rule]]\naction = \"block\"\nports = [25, \"80,90-91\"]\n");
     std::fs::write(at("proxy.toml"), &main).unwrap();
-    std::fs::write(at("acl.toml"), "[[rule]]\naction = \"allow\"\ndestinations = [\"*\"]\nlisteners = [\"a\"]\n").unwrap();
+    std::fs::write(at("acl.toml"), "[[rule]]\naction = \"allow\"\ndestinations = [\"*\"]\nlisteners = [\"a\"]\n")
+        .unwrap();
     let plan = load().unwrap().plan;
     let rules: Vec<(Action, u32)> = plan.acl.rules.iter().map(|rule| (rule.action, rule.line)).collect();
     assert_eq!(rules, [(Action::Block, 7), (Action::Allow, 1)]);

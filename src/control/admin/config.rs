@@ -26,8 +26,18 @@ pub(super) async fn show(State(control): State<Control>) -> Json<Value> {
 }
 
 fn plan(plan: &Plan) -> Value {
-    let Plan { engine: e, log: l, admin: a, listeners, upstreams, plugins, demo: d, socks: s, acl: rules, auth: authentication } =
-        plan;
+    let Plan {
+        engine: e,
+        log: l,
+        admin: a,
+        listeners,
+        upstreams,
+        plugins,
+        demo: d,
+        socks: s,
+        acl: rules,
+        auth: authentication,
+    } = plan;
     present(json!({
         "engine": engine(e),
         "log": log(l),

@@ -232,7 +232,9 @@ impl Labels {
         self.literal.get(label).into_iter().for_each(&mut follow);
         self.star.as_deref().into_iter().for_each(&mut follow);
         for length in &self.lengths {
-            let Some(list) = label.get(..usize::from(*length)).and_then(|begin| self.partial.get(begin)) else { continue };
+            let Some(list) = label.get(..usize::from(*length)).and_then(|begin| self.partial.get(begin)) else {
+                continue;
+            };
             list.iter().filter(|(pattern, _)| glob(pattern, label)).for_each(|(_, node)| follow(node));
         }
     }

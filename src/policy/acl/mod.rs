@@ -289,7 +289,10 @@ impl<'a> Search<'a> {
         let (acl, ask) = (self.acl, self.ask);
         bucket.each(self.asker, |ranks, found| {
             let worse = |rank: &&Rank| **rank < best && **rank < limit;
-            let first = ranks.iter().take_while(worse).find(|rank| acl.entries[**rank as usize].rule.conditions.hold(ask, found));
+            let first = ranks
+                .iter()
+                .take_while(worse)
+                .find(|rank| acl.entries[**rank as usize].rule.conditions.hold(ask, found));
             if let Some(rank) = first {
                 best = *rank;
             }

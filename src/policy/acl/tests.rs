@@ -11,7 +11,8 @@ fn rule(action: Action, priority: i32, destinations: &[&str]) -> Rule {
             users: None,
             groups: None,
             sources: None,
-            destinations: (!destinations.is_empty()).then(|| destinations.iter().map(|text| destination(text)).collect()),
+            destinations: (!destinations.is_empty())
+                .then(|| destinations.iter().map(|text| destination(text)).collect()),
             ports: None,
             protocols: None,
             listeners: None,
@@ -213,12 +214,43 @@ impl Dice {
 }
 
 const HOSTS: &[&str] = &[
-    "a.x.com", "b.x.com", "prod-1.x.com", "prod-22.y.com", "api.q.com", "x.com", "deep.a.x.com", "localhost", "10.1.2.3",
-    "10.1.9.9", "192.0.2.7", "127.0.0.1", "2001:db8::1", "64:ff9b::a01:203", "::1", "203.0.113.9", "2002:a01:203::",
+    "a.x.com",
+    "b.x.com",
+    "prod-1.x.com",
+    "prod-22.y.com",
+    "api.q.com",
+    "x.com",
+    "deep.a.x.com",
+    "localhost",
+    "10.1.2.3",
+    "10.1.9.9",
+    "192.0.2.7",
+    "127.0.0.1",
+    "2001:db8::1",
+    "64:ff9b::a01:203",
+    "::1",
+    "203.0.113.9",
+    "2002:a01:203::",
 ];
 const DESTINATIONS: &[&str] = &[
-    "*", "a.x.com", "x.com", "*.x.com", "prod-*.x.com", "p*d-*.y.com", "*.*.com", "api.*.com", "*pi.q.com", "10.0.0.0/8",
-    "10.1.0.0/16", "10.1.2.3", "0.0.0.0/0", "127.0.0.0/8", "::/0", "2001:db8::/32", "192.0.2.0/24", "64:ff9b::/96",
+    "*",
+    "a.x.com",
+    "x.com",
+    "*.x.com",
+    "prod-*.x.com",
+    "p*d-*.y.com",
+    "*.*.com",
+    "api.*.com",
+    "*pi.q.com",
+    "10.0.0.0/8",
+    "10.1.0.0/16",
+    "10.1.2.3",
+    "0.0.0.0/0",
+    "127.0.0.0/8",
+    "::/0",
+    "2001:db8::/32",
+    "192.0.2.0/24",
+    "64:ff9b::/96",
 ];
 
 fn random_rule(dice: &mut Dice) -> Rule {

@@ -21,7 +21,7 @@ pub(super) async fn connect(
     proxy: &UpstreamProxy,
 ) -> Result<(Inlet, Option<SocketAddr>), Outcome> {
     // The other proxy resolves the name: what it finds is for it to judge.
-    let permit = target::judge(session, ask, &ask.host)?;
+    let permit = target::judge(session, ask)?;
     let targets = match &proxy.address {
         Address::Endpoint(endpoint) => Targets::Endpoint(endpoint.clone()),
         Address::Host { host, port } => {

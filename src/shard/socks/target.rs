@@ -9,10 +9,11 @@ use crate::net;
 use crate::policy::host;
 use crate::policy::permit::Permit;
 use crate::ring::Socket;
+use crate::shard::access::{self, Asked, Target};
 use crate::shard::command::{Answer, Errand};
 use crate::shard::session::{Outcome, Session};
 use crate::stats::latency::Measure;
-use crate::types::{Blame, Name, Reason, Stage};
+use crate::types::{Blame, Name, Protocol, Reason, Stage};
 use crate::upstream::dial::{self, Targets};
 
 /// The host that a client asks for.
@@ -79,36 +80,42 @@ impl Allowed {
 /// Judges what was asked for and finds its addresses, each of which is judged too: what is given is what may be dialled.
 pub(super) async fn resolve(session: &Session, ask: &Ask) -> Result<Allowed, Outcome> {
     session.set_stage(Stage::Route);
-    let name = match &ask.host {
-        Host::Name(name) => name,
-        Host::Ip(ip) => {
-            let ip = reachable(*ip);
-            let permit = judge(session, ask, &Host::Ip(ip))?;
-            return Ok(Allowed { permit, addresses: Arc::new([SocketAddr::new(ip, ask.port)]) });
+    let asked = asked(session, ask, false)?;
+    let name = match &asked.target {
+        Target::Name(name) => name,
+        Target::Ip(ip) => {
+            let (permit, _) = access::authorise(session, &asked, None)?;
+            return Ok(Allowed { permit, addresses: Arc::new([SocketAddr::new(*ip, ask.port)]) });
         }
-        Host::Malformed(_) => return Err(Outcome::failed(Reason::Unresolved, Blame::Client)),
     };
-    let mut permit = judge(session, ask, &ask.host)?;
-    let resolved = addresses(session, name).await?;
-    let (mut allowed, mut last) = (Vec::with_capacity(resolved.len()), None);
-    for ip in resolved.iter().map(|ip| reachable(host::canonical(*ip))) {
-        match judge(session, ask, &Host::Ip(ip)) {
-            Ok(permitted) => {
-                permit = permitted;
-                allowed.push(SocketAddr::new(ip, ask.port));
-            }
-            Err(outcome) => last = Some(outcome),
-        }
+    // Nobody needs to be asked about a name that is blocked as such.
+    if access::is_blocked_by_name(session, &asked) {
+        let (permit, _) = access::authorise(session, &asked, None)?;
+        return Ok(Allowed { permit, addresses: Arc::new([]) });
     }
-    match last {
-        Some(outcome) if allowed.is_empty() => Err(outcome),
-        _ => Ok(Allowed { permit, addresses: allowed.into() }),
-    }
+    let resolved: Vec<IpAddr> =
+        addresses(session, name).await?.iter().map(|ip| reachable(host::canonical(*ip))).collect();
+    let (permit, allowed) = access::authorise(session, &asked, Some(&resolved))?;
+    let addresses = allowed.into_iter().map(|ip| SocketAddr::new(ip, ask.port)).collect();
+    Ok(Allowed { permit, addresses })
 }
 
-/// Asks policy whether this client may go there. The one place where it is asked; whoever dials has its permit.
-pub(super) fn judge(session: &Session, _ask: &Ask, _host: &Host) -> Result<Permit, Outcome> {
-    Permit::for_source(&session.listener().allow_sources, session.source()).map_err(super::refused)
+/// Judges what was asked for by what it is called alone, where another proxy resolves it.
+pub(super) fn judge(session: &Session, ask: &Ask) -> Result<Permit, Outcome> {
+    access::authorise(session, &asked(session, ask, true)?, None).map(|(permit, _)| permit)
+}
+
+/// Notes with the session what is judged.
+fn asked(session: &Session, ask: &Ask, is_chained: bool) -> Result<Asked, Outcome> {
+    let target = match &ask.host {
+        Host::Ip(ip) => Target::Ip(reachable(*ip)),
+        Host::Name(name) => Target::Name(Name::clone(name)),
+        Host::Malformed(_) => return Err(Outcome::failed(Reason::Unresolved, Blame::Client)),
+    };
+    let (identity, port) = (ask.identity.clone(), ask.port);
+    let asked = Asked { identity, target, port, protocol: Protocol::Tcp, is_chained };
+    session.set_asked(asked.clone());
+    Ok(asked)
 }
 
 /// The system takes the unspecified address for its own loopback: so it is judged, and so it is dialled.

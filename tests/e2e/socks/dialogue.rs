@@ -197,6 +197,40 @@ fn reasons_stages_and_blame() {
     assert_eq!(line["reason"], "done");
 }
 
+#[test]
+fn this_machine_is_blocked_in_every_spelling() {
+    let backend = Backend::start(behaviour::echo);
+    let listener = "[[listener]]\nname = \"socks\"\nlisten = \"127.0.0.1:0\"\nservice = \"socks5\"\n";
+    let arus = Setup::new(format!("{listener}[acl]\ndefault = \"allow\"")).start();
+    let port = backend.address().ip().port();
+    let names: [&[u8]; 8] = [
+        b"localhost",
+        b"LOCALHOST.",
+        b"127.1",
+        b"2130706433",
+        b"0x7f000001",
+        b"0",
+        b"[::ffff:127.0.0.1]",
+        b"a.localhost",
+    ];
+    let mut requests: Vec<_> = names.iter().map(|name| request_name(CONNECT, name, port)).collect();
+    for ip in ["127.0.0.1", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "127.9.9.9", "169.254.1.1"] {
+        requests.push(request_ip(CONNECT, SocketAddr::new(ip.parse().unwrap(), port)));
+    }
+    for request in &requests {
+        assert_eq!(refusal(&arus, request, Pieces::Whole), 2, "{request:?}");
+    }
+    for line in arus.finished(requests.len()) {
+        assert_eq!(
+            (line["state"].as_str(), line["reason"].as_str()),
+            (Some("rejected"), Some("acl_blocked")),
+            "{line}"
+        );
+        assert_eq!(line["blame"], "policy");
+    }
+    assert_eq!(backend.accepted(), 0);
+}
+
 /// In a network of its own, which has no way out but those that it is given.
 #[test]
 fn networks_and_hosts_that_cannot_be_reached() {

@@ -12,7 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 use crate::harness::*;
 
 /// Lets clients go to this machine itself, which is blocked unless a rule says so.
-const ACL: &str = "";
+const ACL: &str = "[acl]\ndefault = \"allow\"\n[[acl.rule]]\naction = \"allow\"\n\
+                   destinations = [\"127.0.0.0/8\", \"::1\", \"localhost\"]\n";
 
 /// A SOCKS listener `socks` on the loopback; `listener` are further keys of it, `tables` further tables.
 fn setup(listener: &str, tables: &str) -> Setup {

@@ -20,7 +20,9 @@ required=(
     dnsmasq-base      # DNS server in tests
     socat
     prometheus      # promtool, and a real one that scrapes arus
-    python3-venv    # schemathesis, from PyPI
+    python3-venv    # schemathesis, PySocks and python-socks, from PyPI
+    netcat-openbsd  # SOCKS clients in tests
+    dante-client
     iproute2        # ip, ss: network namespaces in tests
     nftables        # packet loss in tests
     procps

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 it failed at run time, 2 the command line or the configuration is wrong.
 
+mod access;
 pub mod check;
 mod client;
 pub mod example;

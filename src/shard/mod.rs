@@ -2,6 +2,7 @@
 //! the snapshot, the counters that it alone writes, and channels.
 
 mod accept;
+mod access;
 pub mod command;
 mod conn;
 mod errands;
@@ -288,7 +289,7 @@ impl Shard {
         self.keep_stocks(&generation);
         self.current.replace(Some(generation));
         self.queues.limits_changed();
-        self.ring.note_activity();
+        self.reevaluate();
     }
 
     /// Connections are made ahead for the backends that this generation wants them for.

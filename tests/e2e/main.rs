@@ -30,6 +30,7 @@ mod reload;
 mod resolve;
 mod signals;
 mod soak;
+mod socks;
 mod startup;
 mod storm;
 mod tls;

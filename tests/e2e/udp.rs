@@ -17,8 +17,7 @@ fn setup(socks: &str) -> Setup {
 }
 
 /// Clients may go to this machine, which by default they may not.
-const RULES: &str = "[acl]\ndefault = \"allow\"\n\
-    [[acl.rule]]\naction = \"allow\"\ndestinations = [\"127.0.0.0/8\", \"::1\", \"localhost\"]\n";
+const RULES: &str = "";
 
 /// What a listener counts of datagrams.
 fn counts(arus: &Arus) -> Value {
@@ -267,8 +266,14 @@ fn what_must_not_pass_is_dropped_and_counted() {
         client.send_raw(&[&[0, 0, fragment][..], &place(at), b"piece"].concat());
     }
     wait_dropped(&arus, "fragment", 5);
-    let rubbish: [&[u8]; 6] =
-        [b"", b"\0\0\0", b"\0\0\0\x02\x01\x02\x03\x04\0\x35", b"\0\0\0\x01\x7f\0\0\x01\0", b"\0\0\0\x03\0\0\x35", b"GET / HTTP/1.1"];
+    let rubbish: [&[u8]; 6] = [
+        b"",
+        b"\0\0\0",
+        b"\0\0\0\x02\x01\x02\x03\x04\0\x35",
+        b"\0\0\0\x01\x7f\0\0\x01\0",
+        b"\0\0\0\x03\0\0\x35",
+        b"GET / HTTP/1.1",
+    ];
     rubbish.into_iter().for_each(|rubbish| client.send_raw(rubbish));
     client.send_name("nul\0.localhost", at.port(), b"x");
     client.send("127.0.0.1:0".parse().unwrap(), b"x");
@@ -355,10 +360,9 @@ fn an_idle_association_ends_and_its_connection_with_it() {
 #[test]
 fn refusals_have_their_replies() {
     let rules = RULES;
-    let arus = Setup::new(format!(
-        "[[listener]]\nname = \"socks\"\nlisten = \"127.0.0.1:0\"\nservice = \"socks5\"\n{rules}"
-    ))
-    .start();
+    let arus =
+        Setup::new(format!("[[listener]]\nname = \"socks\"\nlisten = \"127.0.0.1:0\"\nservice = \"socks5\"\n{rules}"))
+            .start();
     let mut control = connect(&arus, 0);
     assert_eq!(ask(&mut control, anywhere()).0, 7, "not served");
     drop(arus);
@@ -439,14 +443,20 @@ fn a_thousand_associations_leave_nothing_behind() {
         client.expect(at, b"hello");
     }
     assert_eq!(counts(&arus)["associations"], ASSOCIATIONS);
-    assert!(arus.process().descriptors() <= descriptors + 3 * ASSOCIATIONS + 10, "two sockets each, and the connection");
+    assert!(
+        arus.process().descriptors() <= descriptors + 3 * ASSOCIATIONS + 10,
+        "two sockets each, and the connection"
+    );
     let each = arus.process().resident().saturating_sub(resident) / ASSOCIATIONS as u64;
     println!("{each} bytes resident for each idle association");
     assert!(each < 16 * 1024, "{each} bytes");
     drop(clients);
     arus.wait_active(0);
     arus.wait_descriptors(descriptors);
-    assert_eq!(arus.finished(ASSOCIATIONS + 1).iter().filter(|line| line["reason"] == "association_closed").count(), ASSOCIATIONS + 1);
+    assert_eq!(
+        arus.finished(ASSOCIATIONS + 1).iter().filter(|line| line["reason"] == "association_closed").count(),
+        ASSOCIATIONS + 1
+    );
     udp("127.0.0.1:0").0.send_to(b"stop", at).unwrap();
     echo.join().unwrap();
 }

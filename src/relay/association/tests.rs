@@ -132,7 +132,7 @@ impl Scene {
         let accepted = ring.socket(listener.accept().unwrap().0.into());
         let (world, cut) = (Rc::<World>::default(), Rc::<Cut>::default());
         let here = "127.0.0.1".parse().unwrap();
-        let (association, bound) = Association::open(ring, here, here, client_port, idle).unwrap();
+        let (association, bound) = Association::open(ring, SocketAddr::new(here, 0), here, client_port, idle).unwrap();
         let (its_ring, its_world, its_cut) = (ring.clone(), Rc::clone(&world), Rc::clone(&cut));
         glommio::spawn_local(async move {
             let mut inlet = Inlet::new(accepted, First::Try);

@@ -47,9 +47,8 @@ pub(super) fn open(session: &Session, talk: &Talk<'_>, ask: &Ask) -> Result<Open
     // A client that says which address it will send from may mean that of its own network; it is known by the one it
     // came from. The port is its own affair.
     let port = Some(ask.port).filter(|port| *port != 0);
-    let opened = Association::open(session.shard().ring(), here.ip(), client, port, socks.udp_idle);
-    let (association, bound) =
-        opened.map_err(|error| Outcome::failed(DialError::from(error).reason, Blame::Proxy))?;
+    let opened = Association::open(session.shard().ring(), here, client, port, socks.udp_idle);
+    let (association, bound) = opened.map_err(|error| Outcome::failed(DialError::from(error).reason, Blame::Proxy))?;
     let bound = SocketAddr::new(socks.advertise.unwrap_or(bound.ip()), bound.port());
     Ok(Opened { association, bound, lease, identity: ask.identity.clone() })
 }

@@ -393,6 +393,8 @@ fn health_in_words(health: &Health) -> String {
     let bytes = |bytes: &Option<Vec<u8>>| {
         bytes.as_ref().map_or_else(|| "nothing".into(), |bytes| format!("\"{}\"", bytes.escape_ascii()))
     };
-    let (send, expect) = (bytes(send), bytes(expect));
+    // What is sent may hold a password.
+    let hidden = |bytes: &Vec<u8>| format!("{} bytes ({:08x})", bytes.len(), secret(bytes));
+    let (send, expect) = (send.as_ref().map_or_else(|| "nothing".into(), hidden), bytes(expect));
     format!("interval {interval}, timeout {timeout}, rise {rise}, fall {fall}, send {send}, expect {expect}")
 }

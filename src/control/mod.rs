@@ -29,4 +29,5 @@ mod stop;
 pub mod supervisor;
 mod systemd;
 pub mod tls;
+pub mod users;
 mod watch;

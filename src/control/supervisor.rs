@@ -15,6 +15,9 @@ use crossbeam::channel::{Receiver, bounded, unbounded};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at};
 
+use super::admin::Listeners;
+use super::admin::entrance::Entrance;
+use super::admin::secret::digest_of;
 use super::answers::{answers, apply, ping};
 use super::errands;
 use super::handle::{Control, Request, ShardView};
@@ -89,8 +92,8 @@ pub type Diff = Box<dyn Fn(&Plan, &Plan) -> Vec<String>>;
 pub struct Hooks {
     /// Starts a shard.
     pub spawn: Box<dyn Fn(shard::Parts) -> io::Result<JoinHandle<()>>>,
-    /// Serves the control socket.
-    pub serve: Box<dyn FnOnce(Control, tokio::net::UnixListener) -> Task>,
+    /// Serves the control socket, and the admin API's TCP listeners.
+    pub serve: Box<dyn FnOnce(Control, tokio::net::UnixListener, Listeners) -> Task>,
     /// Runs the demo backend; the flag says whether a PROXY header is mandatory there.
     pub hello: Box<dyn FnOnce(tokio::net::TcpListener, bool) -> Task>,
     /// For the log line of a reload.
@@ -104,7 +107,7 @@ impl Default for Hooks {
     fn default() -> Self {
         Self {
             spawn: Box::new(shard::spawn),
-            serve: Box::new(|_, _| Box::pin(async {})),
+            serve: Box::new(|_, _, _| Box::pin(async {})),
             hello: Box::new(|_, _| Box::pin(async {})),
             diff: Box::new(config::diff::diff),
             relog: Box::new(|_| {}),
@@ -163,6 +166,7 @@ pub(super) struct Supervisor {
     pub(super) resolver: Resolver,
     pub(super) checks: Checks,
     pub(super) care: Care,
+    pub(super) entrance: Entrance,
     pub(super) recorder: Recorder,
     _stats: StatsThread,
     _hangs: HangWatch,
@@ -180,7 +184,16 @@ pub(super) struct Supervisor {
 impl Supervisor {
     async fn start(mut source: Source, launched: Launched, hooks: Hooks) -> Result<Self, Vec<String>> {
         let one = |what: &'static str| move |error: io::Error| vec![format!("{what}: {error}")];
-        let Launched { ground, prepared, control_socket, socket_file, demo, access_log } = launched;
+        let Launched {
+            ground,
+            prepared,
+            control_socket,
+            socket_file,
+            demo,
+            access_log,
+            entrance: first_entrance,
+            token,
+        } = launched;
         let signals = Signals::new().map_err(one("no signal handlers"))?;
         let plan = prepared.snapshot().plan.clone();
         let Crew { views, threads, events, summaries, commissions } =
@@ -209,7 +222,11 @@ impl Supervisor {
         let mut checks = Checks::new(resolver.known().clone(), Arc::clone(&shards));
         checks.follow(&snapshot);
         let listener = tokio::net::UnixListener::from_std(control_socket).map_err(one("control socket"))?;
-        tokio::spawn((hooks.serve)(control.clone(), listener));
+        let (mut entrance, listeners) = Entrance::new();
+        entrance.commit(&plan, first_entrance).map_err(one("admin API"))?;
+        entrance.announce(token.as_ref());
+        control.set_generated_token(token.map(|token| digest_of(&token.token)));
+        tokio::spawn((hooks.serve)(control.clone(), listener, listeners));
         if let Some(demo) = demo {
             let listener = tokio::net::TcpListener::from_std(demo).map_err(one("demo backend"))?;
             hello::announce(&listener).map_err(one("demo backend"))?;
@@ -232,6 +249,7 @@ impl Supervisor {
             resolver,
             checks,
             care,
+            entrance,
             recorder,
             _stats: stats,
             _hangs: hangs,

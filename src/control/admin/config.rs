@@ -19,6 +19,8 @@ use crate::config::plan::{
 use crate::control::handle::Control;
 use crate::types::UpstreamIndex;
 
+/// The running configuration, in the words of proxy.toml, with every default filled in and no secret in it.
+#[utoipa::path(get, path = "/api/v1/config", tag = "control", responses((status = 200, body = Object)))]
 pub(super) async fn show(State(control): State<Control>) -> Json<Value> {
     Json(plan(&control.view().snapshot.plan))
 }
@@ -315,7 +317,8 @@ fn health(health: &Health) -> Value {
         "timeout": duration(*timeout),
         "rise": rise,
         "fall": fall,
-        "send": text(send),
+        // Not the text, which may hold a password.
+        "send_bytes": send.as_ref().map(Vec::len),
         "expect": text(expect),
     }))
 }

@@ -8,13 +8,14 @@
 //! counted: there are no queues here, but for the few that wait for a name.
 
 mod names;
+mod outside;
 mod peers;
 #[cfg(test)]
 mod tests;
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -272,7 +273,7 @@ impl Association {
 
     /// Whether the client may send to this address now.
     fn may_send<T: Terms>(&mut self, name: Option<&Rc<str>>, target: SocketAddr, terms: &T) -> bool {
-        if !is_one_host(target.ip()) {
+        if !outside::is_one_host(target.ip()) {
             return false;
         }
         match self.peers.standing(target, name, terms.edition()) {
@@ -298,7 +299,7 @@ impl Association {
         let outside = match &mut self.outside {
             Some(outside) => outside,
             // For want of descriptors or memory; the next one tries again.
-            none => none.insert(outside(&self.ring).map_err(|_| Dropped::Resources)?),
+            none => none.insert(outside::open(&self.ring).map_err(|_| Dropped::Resources)?),
         };
         if self.peers.note(target, name, terms.edition()) {
             let name = name.map(|name| &**name);
@@ -422,30 +423,4 @@ async fn closed(control: &mut Inlet) -> Reason {
             Err(_) => return Reason::AssociationClosed,
         }
     }
-}
-
-/// Whether a datagram to this address reaches one host at most, and the one that is named. (The kernel takes 0.0.0.0 for
-/// this machine.)
-fn is_one_host(ip: IpAddr) -> bool {
-    !ip.is_multicast() && !ip.is_unspecified() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
-}
-
-/// A socket to the outside, for both families where there are two.
-fn outside(ring: &Ring) -> io::Result<DatagramSocket> {
-    let both = || {
-        let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_only_v6(false)?;
-        socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into())?;
-        Ok(socket)
-    };
-    let socket = both().or_else(|error: io::Error| match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => Err(error),
-        // A machine without IPv6.
-        _ => {
-            let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into())?;
-            Ok(socket)
-        }
-    })?;
-    ring.datagram_socket(socket.into())
 }

@@ -111,7 +111,8 @@ impl Terms for Ruled<'_> {
     }
 
     fn edition(&self) -> u64 {
-        self.session.shard().rules().snapshot.generation.0
+        // Whatever a live session does anew, the rules in force decide.
+        self.session.shard().current.borrow().as_ref().map_or(0, |current| current.snapshot.generation.0)
     }
 
     fn look_up(&self, name: &str) -> Self::Lookup {

@@ -53,6 +53,8 @@ pub const UNIX_PATH_BYTES: usize = 107;
 pub const NETWORKS_PER_LIST: usize = 1024;
 /// Names of one `sni` list, protocols of one `alpn` list: each connection looks through them in order.
 pub const NAMES_PER_LIST: usize = 1024;
+/// Bytes of a rule's description: it is repeated in every log line of a session that the rule decided on.
+pub const RULE_DESCRIPTION_BYTES: usize = 128;
 /// Bytes of a protocol's name: its length is one byte (RFC 7301 section 3.1).
 pub const ALPN_BYTES: usize = 255;
 /// Certificates of one listener: each is read again whenever one of them changes.

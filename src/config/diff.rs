@@ -1,5 +1,6 @@
 //! What a reload changes, in words for its log line, and which changes must wait for a restart.
 
+mod acl;
 mod auth;
 
 use std::collections::HashMap;
@@ -125,13 +126,14 @@ fn by_name(tables: &[Table]) -> HashMap<&str, &Table> {
 // From here on every struct is taken apart without `..`, so that a new field cannot be forgotten.
 
 fn tables(plan: &Plan) -> Vec<Table> {
-    let Plan { engine, log, admin, auth: authentication, listeners, upstreams, plugins, demo, socks } = plan;
+    let Plan { engine, log, admin, auth: authentication, listeners, upstreams, plugins, demo, socks, acl } = plan;
     let mut tables = vec![self::engine(engine), self::log(log), self::admin(admin), auth::auth(authentication)];
     let demo_table = |Demo { hello, accept_proxy }: &Demo| {
         Table::new("demo").fact("hello", hello).fact("accept_proxy", accept_proxy)
     };
     tables.extend(demo.as_ref().map(demo_table));
     tables.push(self::socks(socks));
+    tables.push(self::acl::acl(acl));
     tables.extend(upstreams.iter().map(upstream));
     tables.extend(plugins.iter().map(plugin));
     tables.extend(listeners.iter().map(|listener| self::listener(listener, plan)));

@@ -47,6 +47,12 @@ pub(super) fn plan(state_dir: &Path) -> Plan {
         upstreams: Vec::new(),
         plugins: Vec::new(),
         demo: None,
+        acl: crate::config::plan::Acl {
+            default: crate::policy::acl::Action::Allow,
+            file: None,
+            reevaluate: true,
+            rules: Vec::new(),
+        },
         socks: Socks {
             commands: Commands { connect: true, bind: true, udp: true },
             bind_timeout: Duration::from_secs(5),
@@ -174,6 +180,7 @@ pub(super) fn control(plan: Plan) -> (Control, mpsc::Receiver<Request>, Vec<Fake
 pub(super) fn snapshot(plan: Plan) -> Arc<Snapshot> {
     let mut states = States::new(None, 2, 0);
     Arc::new(Snapshot {
+        acl: Arc::new(crate::policy::acl::Acl::compile(plan.acl.default, &plan.acl.rules, Vec::new(), None)),
         generation: Generation(1),
         listeners: plan.listeners.iter().map(|listener| states.listener(listener, &plan.engine)).collect(),
         upstreams: plan.upstreams.iter().map(|upstream| states.upstream(upstream)).collect(),

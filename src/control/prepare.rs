@@ -19,6 +19,7 @@ use super::states::States;
 use super::tls::{self, Store};
 use super::watch::Content;
 use crate::config::plan::{Listener, Plan, Upstream};
+use crate::policy::acl::Acl;
 use crate::policy::budget::Budget;
 use crate::policy::rate::Rate;
 use crate::shard::command::{Bind, BindId, Handed, Handover, Snapshot};
@@ -30,7 +31,7 @@ use crate::upstream::state::BackendId;
 pub(super) struct InForce {
     snapshot: Option<Arc<Snapshot>>,
     held: Vec<Held>,
-    /// What TLS was loaded from, as it was before.
+    /// What TLS and the access rules were loaded from, as it was before.
     tls_files: Vec<Content>,
     next_bind: u32,
     next_backend: u32,
@@ -187,6 +188,14 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
         }
     };
     let mut states = States::new(now.snapshot.as_deref(), shards, now.next_backend);
+    let own = held.iter().filter_map(|held| match held.bound {
+        Endpoint::Ip(address) => Some(address),
+        Endpoint::Unix(_) => None,
+    });
+    let own = own.chain(plan.admin.listen.iter().copied()).chain(plan.demo.as_ref().map(|demo| demo.hello)).collect();
+    let before = now.snapshot.as_ref().map(|snapshot| &*snapshot.acl);
+    let acl = Arc::new(Acl::compile(plan.acl.default, &plan.acl.rules, own, before));
+    let acl_file = plan.acl.file.as_ref().map(|file| Content::of(&file.path));
     let snapshot = Snapshot {
         generation,
         listeners: plan.listeners.iter().map(|listener| states.listener(listener, &plan.engine)).collect(),
@@ -195,6 +204,7 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
         upstream_tls: tls.upstreams,
         connections: states.connections(plan.engine.max_connections),
         associations: states.associations(),
+        acl,
         plugins: plugins.processes,
         watches: plugins.watches,
         plan,
@@ -207,7 +217,7 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
         new,
         retired,
         new_paths,
-        tls_files: tls.files,
+        tls_files: tls.files.into_iter().chain(acl_file).collect(),
         warnings: tls.warnings,
         next_bind,
         next_backend,

@@ -13,6 +13,7 @@ use socket2::Socket;
 use crate::config::plan::Plan;
 use crate::plugin::watch::{ProcessId, Watch};
 use crate::plugin::{Opened, Process};
+use crate::policy::acl::Acl;
 use crate::policy::budget::Budget;
 use crate::policy::identity;
 use crate::policy::source::SourceTable;
@@ -37,6 +38,8 @@ pub struct Snapshot {
     pub tls: Vec<Option<Arc<ListenerTls>>>,
     /// In the order of the plan's upstreams; `Some` where the backends are spoken to with TLS.
     pub upstream_tls: Vec<Option<Arc<UpstreamTls>>>,
+    /// Where clients of SOCKS listeners may go.
+    pub acl: Arc<Acl>,
     /// Connections of the whole process.
     pub connections: Arc<Budget>,
     /// UDP associations by user, or by source where there is none.

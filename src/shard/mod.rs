@@ -2,6 +2,7 @@
 //! the snapshot, the counters that it alone writes, and channels.
 
 mod accept;
+mod access;
 pub mod command;
 mod conn;
 mod errands;
@@ -281,6 +282,9 @@ impl Shard {
         self.keep_stocks(&generation);
         self.current.replace(Some(generation));
         self.queues.limits_changed();
+        if self.current.borrow().as_ref().is_some_and(|current| current.snapshot.plan.acl.reevaluate) {
+            self.reevaluate();
+        }
         self.ring.note_activity();
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shard;
+use super::access::Asked;
 use super::generation::Generation;
 use crate::config::plan;
 use crate::policy::budget::Lease;
@@ -30,6 +31,8 @@ pub(super) struct Live {
     user: RefCell<Option<Name>>,
     /// Where it asked to go.
     target: RefCell<Option<Arc<str>>>,
+    /// What `[acl]` has judged.
+    asked: RefCell<Option<Asked>>,
     /// The ACL rule that decided.
     rule: RefCell<Option<Arc<str>>>,
     protocol: Cell<Protocol>,
@@ -93,6 +96,19 @@ impl Live {
 
     fn service(&self) -> Service {
         self.generation.snapshot.plan.listeners[usize::from(self.listener.0)].service
+    }
+
+    pub(super) fn asked(&self) -> Option<Asked> {
+        self.asked.borrow().clone()
+    }
+
+    pub(super) fn remote(&self) -> Option<SocketAddr> {
+        self.remote.get()
+    }
+
+    /// Notes the rule that decided.
+    pub(super) fn set_rule(&self, rule: Option<Arc<str>>) {
+        self.rule.replace(rule);
     }
 
     pub(super) fn target(&self) -> Option<Arc<str>> {
@@ -159,6 +175,7 @@ impl Session {
             source: Cell::new(None),
             user: RefCell::default(),
             target: RefCell::default(),
+            asked: RefCell::default(),
             rule: RefCell::default(),
             protocol: Cell::new(Protocol::Tcp),
             tls: RefCell::default(),
@@ -226,9 +243,15 @@ impl Session {
         self.live.target.replace(Some(target));
     }
 
+    /// Notes what is judged, so that it can be judged again.
+    pub(super) fn set_asked(&self, asked: Asked) {
+        self.live.asked.replace(Some(asked));
+    }
+
     /// Notes the rule that decided.
+    #[allow(dead_code)] // the ACL is to tell it
     pub(super) fn set_rule(&self, rule: Option<Arc<str>>) {
-        self.live.rule.replace(rule);
+        self.live.set_rule(rule);
     }
 
     pub(super) fn set_tls(&self, facts: TlsFacts) {

@@ -2,6 +2,7 @@
 //!
 //! A plan holds no descriptors and no resolved names; those are acquired by `control::prepare`.
 
+mod acl;
 mod admin;
 mod auth;
 mod socks;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use acl::{Acl, AclFile};
 pub use admin::{Admin, AdminListen, AdminToken, AdminUser, PasswordHash, Scope, TokenDigest};
 pub use auth::{Auth, Failures, Method, PamService, Secret, User};
 pub use socks::{Commands, ProxyCredentials, Socks, UpstreamProxy};
@@ -36,6 +38,7 @@ pub struct Plan {
     pub plugins: Vec<Plugin>,
     pub demo: Option<Demo>,
     pub socks: Socks,
+    pub acl: Acl,
 }
 
 #[derive(Debug, Clone, PartialEq)]

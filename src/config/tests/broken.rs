@@ -52,11 +52,11 @@ fn unknown_keys_name_the_nearest() {
 #[test]
 fn keys_of_later_versions_are_named_as_such() {
     expect(
-        "[acl]\ndefault = \"block\"\n[[acl.rule]]\n[qos]\nglobal = \"0\"\n\
+        "[telemetry]\nmax_events = 1\n\n[qos]\nglobal = \"0\"\n\
          [[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nservice = \"socks\"\nupstream = \"u\"\n\
          [[upstream]]\nname = \"u\"\nbackends = [\"127.0.0.1:2\"]\n",
         &[
-            "1:2: `[acl]` is not in this version of arus (remove it)",
+            "1:2: `[telemetry]` is not in this version of arus (remove it)",
             "4:2: `[qos]` is not in this version of arus (remove it)",
             "9:11: `service` cannot be `socks` (did you mean `socks5`? one of \"tcp\", \"socks5\")",
         ],

@@ -26,8 +26,18 @@ pub(super) async fn show(State(control): State<Control>) -> Json<Value> {
 }
 
 fn plan(plan: &Plan) -> Value {
-    let Plan { engine: e, log: l, admin: a, listeners, upstreams, plugins, demo: d, socks: s, auth: authentication } =
-        plan;
+    let Plan {
+        engine: e,
+        log: l,
+        admin: a,
+        listeners,
+        upstreams,
+        plugins,
+        demo: d,
+        socks: s,
+        acl: rules,
+        auth: authentication,
+    } = plan;
     present(json!({
         "engine": engine(e),
         "log": log(l),
@@ -36,6 +46,7 @@ fn plan(plan: &Plan) -> Value {
         "listener": listeners.iter().map(|each| listener(each, plan)).collect::<Vec<_>>(),
         "upstream": upstreams.iter().map(upstream).collect::<Vec<_>>(),
         "socks": socks(s),
+        "acl": super::acl::shown(rules),
         "plugin": plugins.iter().map(plugin).collect::<Vec<_>>(),
         "demo": d.as_ref().map(|Demo { hello, accept_proxy }| json!({ "hello": hello, "accept_proxy": accept_proxy })),
     }))

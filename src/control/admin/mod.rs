@@ -4,6 +4,7 @@
 //! Handlers read atomics and the current view, and ask shards by command with a deadline; nothing here can hold up a
 //! shard. What a peer may use of arus is bounded in `serve`.
 
+mod acl;
 mod ask;
 mod attempts;
 mod config;
@@ -89,6 +90,8 @@ fn endpoints() -> OpenApiRouter<Api> {
         .routes(routes!(reload))
         .routes(routes!(drain))
         .routes(routes!(config::show))
+        .routes(routes!(acl::rules))
+        .routes(routes!(acl::test))
         .routes(routes!(connect::connect))
 }
 

@@ -112,6 +112,7 @@ pub(super) fn take_up(control: &Control, snapshot: &Snapshot, changed: &[PathBuf
         }
     }
     needs_reload
+        | snapshot.plan.acl.file.as_ref().is_some_and(|file| has_changed(&file.path))
         | snapshot.plan.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref()).any(|tls| {
             let own = tls.certificate.iter().flat_map(|pair| [&pair.certificates, &pair.key]);
             tls.ca.iter().chain(own).any(|file| has_changed(&file.path))

@@ -19,6 +19,7 @@ pub(super) struct Ask {
     pub(super) host: Host,
     pub(super) port: u16,
     /// `None` where nobody had to prove anything.
+    #[allow(dead_code)] // the ACL is to look at it
     pub(super) identity: Option<Arc<Identity>>,
 }
 

@@ -121,10 +121,8 @@ fn local(socket: &Socket) -> Option<SocketAddr> {
 /// Tells the client that it has what it wanted. Where it can, the answer goes along with the first bytes of the other side.
 async fn welcome(session: &Session, talk: &mut Talk<'_>, answer: &[u8]) -> Result<Queue, Outcome> {
     let mut preface = Queue::new(session.shard().ring().pool());
-    if talk.is_sealed() {
+    if talk.is_sealed() || !preface.extend(answer) {
         talk.say(answer).await?;
-    } else if !preface.extend(answer) {
-        return Err(Outcome::failed(Reason::Memory, Blame::Proxy));
     }
     Ok(preface)
 }

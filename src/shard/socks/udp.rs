@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use super::dialogue::Ask;
 use super::talk::Talk;
-use super::target;
 use super::{FAREWELL, Reply, answer, local, refused};
 use crate::policy::host::{self, Host};
 use crate::policy::identity::Identity;
 use crate::policy::source::SourceLease;
 use crate::relay::Direction;
 use crate::relay::association::{Association, Named, Place, Terms};
+use crate::shard::access;
 use crate::shard::command::{Answer, Errand};
 use crate::shard::session::{Outcome, Session};
 use crate::stats::counters::{add, sub};
@@ -107,7 +107,7 @@ impl Terms for Ruled<'_> {
     }
 
     fn allows(&self, place: &Place<'_>) -> bool {
-        target::may_send(self.session, self.identity.as_deref(), place)
+        access::may_send(self.session, self.identity.as_deref(), place)
     }
 
     fn edition(&self) -> u64 {

@@ -43,7 +43,7 @@ pub(super) fn access(plan: &Plan, listener: &Listener, to: &str, args: &Args) ->
         Endpoint::Unix(_) => None,
     });
     let own = own
-        .chain(plan.admin.listen.iter().copied())
+        .chain(plan.admin.listen.as_ref().map(|listen| listen.address))
         .chain(plan.demo.as_ref().map(|demo| demo.hello))
         .collect::<Vec<_>>();
     let acl = Acl::compile(plan.acl.default, &plan.acl.rules, own, None);

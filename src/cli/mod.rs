@@ -2,8 +2,8 @@
 //!
 //! Exit codes: 0 done, 1 it failed at run time, 2 the command line or the configuration is wrong.
 
-pub mod access;
-mod check;
+mod access;
+pub mod check;
 mod client;
 pub mod example;
 pub mod explain;

@@ -192,7 +192,10 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
         Endpoint::Ip(address) => Some(address),
         Endpoint::Unix(_) => None,
     });
-    let own = own.chain(plan.admin.listen.iter().copied()).chain(plan.demo.as_ref().map(|demo| demo.hello)).collect();
+    let own = own
+        .chain(plan.admin.listen.as_ref().map(|listen| listen.address))
+        .chain(plan.demo.as_ref().map(|demo| demo.hello))
+        .collect();
     let before = now.snapshot.as_ref().map(|snapshot| &*snapshot.acl);
     let acl = Arc::new(Acl::compile(plan.acl.default, &plan.acl.rules, own, before));
     let acl_file = plan.acl.file.as_ref().map(|file| Content::of(&file.path));

@@ -133,13 +133,19 @@ impl Shard {
         self.current.borrow().as_ref().map(|current| Arc::clone(&current.snapshot.acl))
     }
 
-    /// Cuts the sessions that the rules in force block.
+    /// After a change of the configuration: cuts the sessions that its rules block, where it says so.
     pub(super) fn reevaluate(&self) {
-        let Some(acl) = self.acl() else { return };
+        self.ring.note_activity();
+        let current = self.current.borrow().clone();
+        let Some(snapshot) = current.as_ref().map(|current| &current.snapshot) else { return };
+        if !snapshot.plan.acl.reevaluate {
+            return;
+        }
+        let acl = &snapshot.acl;
         for (_, live) in self.sessions.borrow().iter() {
             let Some(asked) = live.asked() else { continue };
             let listener = &live.generation.snapshot.plan.listeners[usize::from(live.listener.0)].name;
-            let judge = |host| decide(&acl, live, listener, &asked, host);
+            let judge = |host| decide(acl, live, listener, &asked, host);
             let mut decision = judge(asked.target.host());
             if let Target::Name(_) = asked.target
                 && !asked.is_chained
@@ -156,6 +162,5 @@ impl Shard {
                 live.cut.cut(Reason::AclUpdated, Blame::Policy);
             }
         }
-        self.ring.note_activity();
     }
 }

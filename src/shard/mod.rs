@@ -282,10 +282,7 @@ impl Shard {
         self.keep_stocks(&generation);
         self.current.replace(Some(generation));
         self.queues.limits_changed();
-        if self.current.borrow().as_ref().is_some_and(|current| current.snapshot.plan.acl.reevaluate) {
-            self.reevaluate();
-        }
-        self.ring.note_activity();
+        self.reevaluate();
     }
 
     /// Connections are made ahead for the backends that this generation wants them for.

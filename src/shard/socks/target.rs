@@ -7,9 +7,7 @@ use super::dialogue::Ask;
 use crate::codec::socks5::Destination;
 use crate::net;
 use crate::policy::host;
-use crate::policy::identity::Identity;
 use crate::policy::permit::Permit;
-use crate::relay::association::Place;
 use crate::ring::Socket;
 use crate::shard::access::{self, Asked, Target};
 use crate::shard::command::{Answer, Errand};
@@ -77,11 +75,6 @@ impl Allowed {
     pub(super) fn expects(&self, peer: IpAddr) -> bool {
         self.addresses.iter().any(|address| address.ip() == peer)
     }
-}
-
-/// Whether a datagram may go there.
-pub(super) fn may_send(_session: &Session, _identity: Option<&Identity>, _place: &Place<'_>) -> bool {
-    true
 }
 
 /// Judges what was asked for and finds its addresses, each of which is judged too: what is given is what may be dialled.

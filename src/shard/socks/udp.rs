@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use super::dialogue::Ask;
 use super::talk::Talk;
-use super::target;
 use super::{FAREWELL, Reply, answer, local, refused};
 use crate::policy::host::{self, Host};
 use crate::policy::identity::Identity;
 use crate::policy::source::SourceLease;
 use crate::relay::Direction;
 use crate::relay::association::{Association, Named, Place, Terms};
+use crate::shard::access;
 use crate::shard::command::{Answer, Errand};
 use crate::shard::session::{Outcome, Session};
 use crate::stats::counters::{add, sub};
@@ -47,7 +47,7 @@ pub(super) fn open(session: &Session, talk: &Talk<'_>, ask: &Ask) -> Result<Open
     // A client that says which address it will send from may mean that of its own network; it is known by the one it
     // came from. The port is its own affair.
     let port = Some(ask.port).filter(|port| *port != 0);
-    let opened = Association::open(session.shard().ring(), here.ip(), client, port, socks.udp_idle);
+    let opened = Association::open(session.shard().ring(), here, client, port, socks.udp_idle);
     let (association, bound) = opened.map_err(|error| Outcome::failed(DialError::from(error).reason, Blame::Proxy))?;
     let bound = SocketAddr::new(socks.advertise.unwrap_or(bound.ip()), bound.port());
     Ok(Opened { association, bound, lease, identity: ask.identity.clone() })
@@ -107,11 +107,12 @@ impl Terms for Ruled<'_> {
     }
 
     fn allows(&self, place: &Place<'_>) -> bool {
-        target::may_send(self.session, self.identity.as_deref(), place)
+        access::may_send(self.session, self.identity.as_deref(), place)
     }
 
     fn edition(&self) -> u64 {
-        self.session.shard().rules().snapshot.generation.0
+        // Whatever a live session does anew, the rules in force decide.
+        self.session.shard().current.borrow().as_ref().map_or(0, |current| current.snapshot.generation.0)
     }
 
     fn look_up(&self, name: &str) -> Self::Lookup {

@@ -46,6 +46,7 @@ fn text(control: &Control, door: &Door, format: Format) -> String {
     page.family("arus_build_info", Kind::Gauge, "What runs; always 1.").sample(&labels, 1);
     configuration(&mut page, &totals);
     flows::listeners(&mut page, &totals.listeners);
+    flows::datagrams(&mut page, &totals.listeners);
     flows::stages(&mut page, &control.latencies());
     flows::upstreams(&mut page, &totals.upstreams);
     flows::shards(&mut page, &totals.shards);

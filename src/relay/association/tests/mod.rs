@@ -1,102 +1,17 @@
 //! An association between real sockets, under rules that the test makes.
 #![allow(clippy::unwrap_used)]
 
-use std::cell::{Cell, RefCell};
+mod world;
+
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::task::Waker;
 
+use self::world::World;
 use super::*;
 use crate::ring::tests::{TINY, on_ring, paths};
 use crate::ring::{Features, First};
 use crate::types::Blame;
-
-/// Rules, names and counts.
-#[derive(Default)]
-struct World {
-    denied: RefCell<HashSet<String>>,
-    edition: Cell<u64>,
-    names: RefCell<HashMap<String, Vec<IpAddr>>>,
-    /// Look-ups wait for as long as it is closed.
-    gate: Rc<Gate>,
-    lookups: Cell<u32>,
-    stops: Cell<bool>,
-    met: RefCell<Vec<String>>,
-    up: Cell<(i64, i64)>,
-    down: Cell<(i64, i64)>,
-    dropped: RefCell<HashMap<Dropped, u32>>,
-    ended: Cell<Option<Tally>>,
-}
-
-#[derive(Default)]
-struct Gate {
-    closed: Cell<bool>,
-    wakers: RefCell<Vec<Waker>>,
-}
-
-impl Gate {
-    fn open(&self) {
-        self.closed.set(false);
-        self.wakers.take().into_iter().for_each(Waker::wake);
-    }
-}
-
-impl Terms for Rc<World> {
-    type Lookup = std::pin::Pin<Box<dyn Future<Output = Vec<IpAddr>>>>;
-
-    fn name<'a>(&self, host: &'a [u8]) -> Option<Named<'a>> {
-        let text = std::str::from_utf8(host).ok().filter(|text| !text.contains('\0'))?;
-        Some(text.parse().map_or(Named::Name(text.into()), Named::Ip))
-    }
-
-    fn allows(&self, place: &Place<'_>) -> bool {
-        let denied = self.denied.borrow();
-        let ip = place.ip.map(|ip| ip.to_string());
-        !place.name.is_some_and(|name| denied.contains(name)) && !ip.is_some_and(|ip| denied.contains(&ip))
-    }
-
-    fn edition(&self) -> u64 {
-        1 + self.edition.get()
-    }
-
-    fn look_up(&self, name: &str) -> Self::Lookup {
-        self.lookups.set(self.lookups.get() + 1);
-        let addresses = self.names.borrow().get(name).cloned().unwrap_or_default();
-        let gate = Rc::clone(&self.gate);
-        Box::pin(poll_fn(move |context| {
-            if gate.closed.get() {
-                gate.wakers.borrow_mut().push(context.waker().clone());
-                return Poll::Pending;
-            }
-            Poll::Ready(addresses.clone())
-        }))
-    }
-
-    fn sends_to(&self, place: &Place<'_>) {
-        self.met.borrow_mut().push(format!("{}/{}", place.name.unwrap_or("-"), place.port));
-    }
-
-    fn paces(&self, _: Direction, _: usize) -> bool {
-        !self.stops.get()
-    }
-
-    fn count(&self, direction: Direction, datagrams: i64, bytes: i64) {
-        let cell = if direction == Direction::Up { &self.up } else { &self.down };
-        let (some, their_bytes) = cell.get();
-        cell.set((some + datagrams, their_bytes + bytes));
-    }
-
-    fn dropped(&self, why: Dropped) {
-        *self.dropped.borrow_mut().entry(why).or_default() += 1;
-    }
-}
-
-impl World {
-    fn drops(&self, why: Dropped) -> u32 {
-        self.dropped.borrow().get(&why).copied().unwrap_or_default()
-    }
-}
 
 /// An association with its client.
 struct Scene {
@@ -132,7 +47,7 @@ impl Scene {
         let accepted = ring.socket(listener.accept().unwrap().0.into());
         let (world, cut) = (Rc::<World>::default(), Rc::<Cut>::default());
         let here = "127.0.0.1".parse().unwrap();
-        let (association, bound) = Association::open(ring, here, here, client_port, idle).unwrap();
+        let (association, bound) = Association::open(ring, SocketAddr::new(here, 0), here, client_port, idle).unwrap();
         let (its_ring, its_world, its_cut) = (ring.clone(), Rc::clone(&world), Rc::clone(&cut));
         glommio::spawn_local(async move {
             let mut inlet = Inlet::new(accepted, First::Try);

@@ -56,7 +56,7 @@ export function view(app, data) {
   const line = (name, metric, colour, fill) => ({ name, colour, points: history[metric], fill });
   return [
     wrong(app),
-    h('div', { class: 'tiles', key: 'tiles' },
+    h('div', { class: 'tiles six', key: 'tiles' },
       tile('Connections', count(totals.active), '', `of ${count(status.limits.connections.limit)}`),
       tile('New', count(totals.accepted_per_second), '/s', `${exact(totals.accepted)} so far`),
       tile('Up', ...split(totals.bytes_up_per_second), `${bytes(totals.bytes_up)} so far`),

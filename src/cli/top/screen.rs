@@ -206,7 +206,7 @@ fn draw_backends(frame: &mut Frame<'_>, area: Rect, status: &Status, scroll: usi
         Constraint::Length(10),
         Constraint::Min(15),
         Constraint::Length(7),
-        Constraint::Length(6),
+        Constraint::Length(9),
         Constraint::Length(7),
         Constraint::Length(5),
         Constraint::Length(10),

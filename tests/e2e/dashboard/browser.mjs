@@ -117,6 +117,7 @@ async function kill() {
   await page.keyboard.type(await ask('victim'));
   await press('Enter');
   await until('the filter leaves one session', () => page.evaluate(() => document.querySelectorAll('tbody tr').length === 1));
+  await until('and the list tells whom it waits for', () => page.evaluate(() => document.querySelector('tbody td[data-label="Waits for"]').textContent === 'client'));
   await page.focus('tbody tr');
   await press('Enter');
   await page.waitForSelector('dialog.drawer[open]');

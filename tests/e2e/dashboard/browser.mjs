@@ -111,7 +111,7 @@ async function overview() {
 /** From the list to the end of a session without a mouse. */
 async function kill() {
   await press('2');
-  await heading('Sessions');
+  await page.waitForSelector('[name=source]');
   await press('/');
   await page.waitForSelector('[name=source]:focus');
   await page.keyboard.type(await ask('victim'));

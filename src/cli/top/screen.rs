@@ -128,7 +128,7 @@ fn draw_trouble(frame: &mut Frame<'_>, area: Rect, samples: &Samples) {
                 ]);
             }
             let judged: usize = verdicts.counts.values().sum();
-            waited.push(format!("of the newest {judged} sessions").dim());
+            waited.push(format!("of {judged} sessions looked at").dim());
         }
     }
     let mut failed = vec!["failed by    ".dim()];

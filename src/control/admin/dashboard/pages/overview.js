@@ -108,7 +108,7 @@ const WHO = [
   ['us', 'arus', 'bad'], ['backend', 'backends', 'serious'], ['client', 'clients', 'warn'], ['ok', 'nobody: bytes move', 'good'], ['idle', 'nobody: idle', 'plain'],
 ];
 
-/** Who is waited for, over the newest sessions. */
+/** Who is waited for, over sessions of every age. */
 function waiting() {
   const { verdicts } = memory;
   const judged = verdicts?.data?.length ?? 0;
@@ -116,7 +116,7 @@ function waiting() {
   const slow = verdicts.data.filter(({ verdict }) => ['us', 'backend', 'client'].includes(verdict.who));
   const order = ['us', 'backend', 'client'];
   slow.sort((a, b) => order.indexOf(a.verdict.who) - order.indexOf(b.verdict.who));
-  return panel('Who is waited for', { aside: h('span', { class: 'muted' }, verdicts.live > judged ? `the newest ${judged} of ${exact(verdicts.live)} sessions` : `${judged} live sessions`) },
+  return panel('Who is waited for', { aside: h('span', { class: 'muted' }, verdicts.live > judged ? `${judged} of ${exact(verdicts.live)} sessions, of every age` : `${judged} live sessions`) },
     h('div', { class: 'stack', role: 'img', 'aria-label': WHO.map(([who, name]) => `${name} ${verdicts.counts[who] ?? 0}`).join(', ') },
       WHO.filter(([who]) => verdicts.counts[who]).map(([who, , tone]) => h('span', { key: who, class: `stack-part ${tone}`, style: { 'flex-grow': String(verdicts.counts[who]) } }))),
     h('ul', { class: 'stack-legend' }, WHO.map(([who, name, tone]) => h('li', { key: who, class: verdicts.counts[who] ? undefined : 'zero' }, h('span', { class: `swatch ${tone}`, 'aria-hidden': 'true' }), h('span', null, name), h('b', { class: 'num' }, exact(verdicts.counts[who] ?? 0))))),

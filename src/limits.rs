@@ -22,6 +22,8 @@ pub const BACKENDS_PER_UPSTREAM: usize = 1024;
 pub const BACKEND_WEIGHT: u16 = 256;
 /// Addresses of one resolved host name that are tried.
 pub const ADDRESSES_PER_HOST: usize = 16;
+/// Users, and as many tokens, of the admin API: each request compares with every token.
+pub const ADMINS: usize = 256;
 /// Bytes of a configuration file.
 pub const CONFIG_BYTES: u64 = 16 * 1024 * 1024;
 /// Errors (and as many warnings) of a configuration that are shown; nobody reads on after so many.

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::plan::{
-    AcceptProxy, AccessLog, Admin, Backend, BusyPoll, ClientAuth, Demo, Engine, Health, Identity, KeyPair, Listener,
+    AcceptProxy, AccessLog, Admin, AdminListen, AdminToken, AdminUser, Backend, BusyPoll, ClientAuth, Demo, Engine, Health, Identity, KeyPair, Listener,
     Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Timeouts, TlsIn, TlsOut, Upstream, Warm,
 };
 use super::units::show_duration;
@@ -179,9 +179,29 @@ fn log(log: &Log) -> Table {
 }
 
 fn admin(admin: &Admin) -> Table {
-    let Admin { listen, socket } = admin;
-    let listen = listen.map_or_else(|| "off".into(), |listen| listen.to_string());
-    Table::new("admin").fact("listen", listen).fact("socket", socket.display())
+    let Admin { listen, socket, dashboard, protect_metrics, hosts, users, tokens } = admin;
+    let listen = listen.map_or_else(|| "off".into(), |AdminListen { address, is_given: _, at: _ }| address.to_string());
+    let mut table = Table::new("admin")
+        .fact("listen", listen)
+        .fact("socket", socket.display())
+        .fact("dashboard", dashboard)
+        .fact("protect_metrics", protect_metrics)
+        .items(hosts.iter().map(|host| format!("host {host}")));
+    for AdminUser { name, password_hash, scope } in users {
+        let password = secret(password_hash);
+        table = table.fact(format!("user {name}"), format_args!("scope {}, password ({password:08x})", scope.word()));
+    }
+    for AdminToken { name, digest, scope } in tokens {
+        let digest = secret(digest);
+        table = table.fact(format!("token {name}"), format_args!("scope {}, hash ({digest:08x})", scope.word()));
+    }
+    table
+}
+
+/// What is said of a secret is that it is another one, and not by a hash that could be tried out.
+fn secret(secret: impl Hash) -> u32 {
+    static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    HASHES.hash_one(secret) as u32
 }
 
 fn listener(listener: &Listener, plan: &Plan) -> Table {
@@ -279,9 +299,8 @@ fn joined<T: Display>(items: &[T], separator: &str) -> String {
 
 fn plugin(plugin: &Plugin) -> Table {
     let Plugin { name, path, config, on_fault, max_call, line: _, path_at: _, config_at: _ } = plugin;
-    // The text may hold a key: what is said of it is that it is another one, and not by a hash that could be tried out.
-    static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-    let hash = HASHES.hash_one(config) as u32;
+    // The text may hold a key.
+    let hash = secret(config);
     Table::new(format!("plugin {name}"))
         .fact("path", path.display())
         .fact("config", format_args!("of {} bytes ({:08x})", config.len(), hash))

@@ -97,7 +97,23 @@ tables! {
     Admin<'a> "[admin]" {
         listen: Text<'a>,
         socket: Text<'a>,
-        ; later: dashboard, protect_metrics, users, tokens
+        dashboard: Flag,
+        protect_metrics: Flag,
+        hosts: List<Text<'a>>,
+        users: List<AdminUser<'a>>,
+        tokens: List<AdminToken<'a>>,
+    }
+
+    AdminUser<'a> "[[admin.users]]" {
+        name: Text<'a>,
+        password_hash: Text<'a>,
+        scope: Text<'a>,
+    }
+
+    AdminToken<'a> "[[admin.tokens]]" {
+        name: Text<'a>,
+        hash: Text<'a>,
+        scope: Text<'a>,
     }
 
     Listener<'a> "[[listener]]" {

@@ -129,6 +129,8 @@ fn example(title: &str) -> Option<&'static str> {
         "[[listener.tls.certificates]]" => r#"`{ cert = "a.pem", key = "a.key" }`"#,
         "[listener.tls.client_auth]" => r#"`client_auth = { mode = "require", ca = "clients.pem" }`"#,
         "[listener.accept_proxy]" => r#"`accept_proxy = { mode = "require", trusted = ["10.0.0.0/8"] }`"#,
+        "[[admin.users]]" => r#"`{ name = "admin", password_hash = "$argon2id$..." }`"#,
+        "[[admin.tokens]]" => r#"`{ name = "prometheus", hash = "sha256:...", scope = "read" }`"#,
         "[upstream.tls]" => r#"`tls = { server_name = "db.internal" }`, or `tls = {}`"#,
         _ => return None,
     })

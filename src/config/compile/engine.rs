@@ -1,4 +1,4 @@
-//! `[engine]`, `[timeouts]`, `[log]`, `[admin]` and `[demo]`.
+//! `[engine]`, `[timeouts]`, `[log]` and `[demo]`.
 
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
@@ -10,7 +10,7 @@ use toml::Spanned;
 use super::super::Environment;
 use super::super::address;
 use super::super::error::{Report, Wrong, quote};
-use super::super::plan::{AccessLog, Admin, BusyPoll, Demo, Engine, Level, Log, LogFormat, Timeouts};
+use super::super::plan::{AccessLog, BusyPoll, Demo, Engine, Level, Log, LogFormat, Timeouts};
 use super::super::raw;
 use super::super::read::{Lasting, Text};
 use super::super::units;
@@ -167,31 +167,6 @@ pub(super) fn log(raw: Option<&raw::Log<'_>>, base: &Path, report: &mut Report<'
             Some(text) => path(text, base, report).map_or(AccessLog::Off, AccessLog::File),
         },
     }
-}
-
-pub(super) fn admin(raw: Option<&raw::Admin<'_>>, state_dir: &Path, report: &mut Report<'_>) -> Admin {
-    let absent = raw::Admin::default();
-    let raw = raw.unwrap_or(&absent);
-    let listen = raw.listen.as_ref().filter(|text| text.get_ref() != "off").and_then(|text| {
-        let address = report.accept(
-            &text.span(),
-            address::socket(text.get_ref()).map_err(|wrong| wrong.hint("such as \"127.0.0.1:9090\", or \"off\"")),
-        )?;
-        report.warning(
-            &text.span(),
-            Wrong::new("the admin HTTP listener is not in this version of arus").hint("use the control socket"),
-        );
-        Some(address)
-    });
-    let socket = match raw.socket.as_ref() {
-        Some(text) => report.accept(&text.span(), address::unix_path(text.get_ref(), state_dir)),
-        None => {
-            let table = raw.head.span.clone();
-            let path = address::unix_path("control.sock", state_dir);
-            report.accept(&table, path.map_err(|wrong| wrong.hint("give `[admin] socket` a shorter path")))
-        }
-    };
-    Admin { listen, socket: socket.unwrap_or_default() }
 }
 
 pub(super) fn demo(raw: Option<&raw::Demo<'_>>, report: &mut Report<'_>) -> Option<Demo> {

@@ -1,6 +1,7 @@
 //! Raw to plan: what the file means. Pure; every error is reported at its place, and a default stands in for what is
 //! wrong, so that the rest is looked at too.
 
+mod admin;
 mod bounds;
 mod engine;
 mod listener;
@@ -24,7 +25,7 @@ use crate::types::{Endpoint, ListenerIndex, Name, PluginIndex, UpstreamIndex};
 pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environment, report: &mut Report<'_>) -> Plan {
     let engine = engine::engine(raw.engine.as_ref(), base, environment, report);
     let log = engine::log(raw.log.as_ref(), base, report);
-    let admin = engine::admin(raw.admin.as_ref(), &engine.state_dir, report);
+    let admin = admin::admin(raw.admin.as_ref(), &engine.state_dir, report);
     let demo = engine::demo(raw.demo.as_ref(), report);
     let timeouts = engine::timeouts(raw.timeouts.as_ref(), report);
 

@@ -2,6 +2,7 @@
 //!
 //! A plan holds no descriptors and no resolved names; those are acquired by `control::prepare`.
 
+mod admin;
 mod tls;
 
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use admin::{Admin, AdminListen, AdminToken, AdminUser, PasswordHash, Scope, TokenDigest};
 pub use tls::{ClientAuth, File, Identity, KeyPair, Place, TlsIn, TlsOut, TlsVersion, UnknownSni};
 
 pub use crate::types::Service;
@@ -97,14 +99,6 @@ pub enum AccessLog {
     Off,
     Stderr,
     File(PathBuf),
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Admin {
-    /// `None`: off. This version accepts an address with a warning, and nobody listens on it.
-    pub listen: Option<SocketAddr>,
-    /// Control socket, absolute (already joined to `state_dir`).
-    pub socket: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq)]

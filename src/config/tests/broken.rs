@@ -53,14 +53,12 @@ fn unknown_keys_name_the_nearest() {
 fn keys_of_later_versions_are_named_as_such() {
     expect(
         "[acl]\ndefault = \"block\"\n[[acl.rule]]\n[qos]\nglobal = \"0\"\n\
-         [admin]\ndashboard = true\n\
          [[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nservice = \"socks5\"\nupstream = \"u\"\n\
          [[upstream]]\nname = \"u\"\nbackends = [\"127.0.0.1:2\"]\n",
         &[
             "1:2: `[acl]` is not in this version of arus (remove it)",
             "4:2: `[qos]` is not in this version of arus (remove it)",
-            "7:1: `dashboard` in `[admin]` is not in this version of arus (remove it)",
-            "11:11: `service = \"socks5\"` is not in this version of arus",
+            "9:11: `service = \"socks5\"` is not in this version of arus",
         ],
     );
 }
@@ -215,7 +213,7 @@ fn upstreams() {
 
 #[test]
 fn warnings_do_not_refuse() {
-    let text = "[admin]\nlisten = \"127.0.0.1:9090\"\n\
+    let text = "[admin]\nlisten = \"0.0.0.0:9090\"\n\
                 [[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nallow_sources = [\"10.1.2.3/8\"]\n\
                 [[listener.route]]\nupstream = \"u\"\n[[listener.route]]\nsource = [\"10.0.0.0/8\"]\nupstream = \"u\"\n\
                 [[upstream]]\nname = \"u\"\nbackends = [\"127.0.0.1:2\"]\non_down = \"close\"\n\
@@ -225,7 +223,8 @@ fn warnings_do_not_refuse() {
     assert_eq!(
         shown,
         [
-            "f:2:10: warning: the admin HTTP listener is not in this version of arus (use the control socket)",
+            "f:2:10: warning: `listen` on 0.0.0.0: passwords and tokens cross the network in clear (listen on 127.0.0.1, \
+             and put a `[[listener]]` with `[listener.tls]` and an `[[upstream]]` before it)",
             "f:6:18: warning: `10.1.2.3/8` has bits behind its prefix (it counts as `10.0.0.0/8`)",
             "f:9:1: warning: the route on line 7 matches everything before this one",
             "f:15:11: warning: `on_down = \"close\"` does nothing without `health` (only checks find a backend down)",

@@ -16,7 +16,9 @@ fn defaults() {
     assert_eq!((engine.buffers, engine.max_buffers, engine.busy_poll), (256, 8192, BusyPoll::Off));
     assert_eq!((engine.max_connections, engine.drain_timeout), (100_000, Duration::from_secs(30)));
     assert_eq!(admin.socket, Path::new("/var/lib/arus/control.sock"));
-    assert_eq!((admin.listen, log.access, demo), (None, AccessLog::Stderr, None));
+    assert_eq!(admin.listen.map(|listen| listen.address.to_string()).as_deref(), Some("127.0.0.1:9090"));
+    assert!(admin.dashboard && !admin.protect_metrics && admin.users.is_empty() && admin.tokens.is_empty());
+    assert_eq!((log.access, demo), (AccessLog::Stderr, None));
     assert_eq!((listeners[0].backlog, listeners[0].fast_open, listeners[0].line), (4096, false, 1));
     assert_eq!(listeners[0].timeouts.idle, Duration::from_secs(600));
     assert!(listeners[0].plugins.is_empty() && plugins.is_empty());

@@ -10,7 +10,7 @@ use axum::response::Json;
 use serde_json::{Map, Value, json};
 
 use crate::config::plan::{
-    AcceptProxy, AccessLog, Admin, Backend, Balance, BusyPoll, Demo, Engine, Health, Identity, KeyPair, Level,
+    AcceptProxy, AccessLog, Admin, AdminToken, AdminUser, Backend, Balance, BusyPoll, Demo, Engine, Health, Identity, KeyPair, Level,
     Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Timeouts, TlsIn, TlsOut,
     UnknownSni, Upstream, Warm,
 };
@@ -87,9 +87,23 @@ fn log(log: &Log) -> Value {
     })
 }
 
+/// Of users and tokens, all but what proves them.
 fn admin(admin: &Admin) -> Value {
-    let Admin { listen, socket } = admin;
-    json!({ "listen": listen.map_or("off".into(), |address| address.to_string()), "socket": socket })
+    let Admin { listen, socket, dashboard, protect_metrics, hosts, users, tokens } = admin;
+    let user = |AdminUser { name, password_hash: _, scope }: &AdminUser| {
+        json!({ "name": name.as_ref(), "scope": scope.word() })
+    };
+    let token =
+        |AdminToken { name, digest: _, scope }: &AdminToken| json!({ "name": name.as_ref(), "scope": scope.word() });
+    json!({
+        "listen": listen.map_or("off".into(), |listen| listen.address.to_string()),
+        "socket": socket,
+        "dashboard": dashboard,
+        "protect_metrics": protect_metrics,
+        "hosts": shown(hosts),
+        "users": users.iter().map(user).collect::<Vec<_>>(),
+        "tokens": tokens.iter().map(token).collect::<Vec<_>>(),
+    })
 }
 
 fn listener(listener: &Listener, plan: &Plan) -> Value {

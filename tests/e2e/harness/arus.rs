@@ -25,6 +25,7 @@ pub(crate) struct Setup {
     engine: String,
     body: String,
     log: String,
+    admin: String,
     wrap: Vec<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -44,6 +45,7 @@ impl Setup {
             engine: String::new(),
             body,
             log: "format = \"json\"".into(),
+            admin: "listen = \"off\"".into(),
             wrap: Vec::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -94,6 +96,12 @@ impl Setup {
         self
     }
 
+    /// The content of `[admin]` instead of `listen = "off"`.
+    pub(crate) fn admin(mut self, table: &str) -> Self {
+        self.admin = table.into();
+        self
+    }
+
     /// A program that is started instead, and starts the rest of its command line: `setpriv` and the like.
     pub(crate) fn wrap(mut self, words: &[&str]) -> Self {
         self.wrap.extend(words.iter().map(|word| word.to_string()));
@@ -125,10 +133,11 @@ impl Setup {
     fn text(&self) -> String {
         let (shards, state) = (self.shards, self.directory().join("state"));
         format!(
-            "[engine]\nshards = {shards}\npin = false\nstate_dir = \"{}\"\n{}\n[log]\n{}\n{}\n",
+            "[engine]\nshards = {shards}\npin = false\nstate_dir = \"{}\"\n{}\n[log]\n{}\n[admin]\n{}\n{}\n",
             state.display(),
             self.engine,
             self.log,
+            self.admin,
             self.body
         )
     }

@@ -14,6 +14,7 @@ use crate::config::plan::Plan;
 use crate::plugin::watch::{ProcessId, Watch};
 use crate::plugin::{Opened, Process};
 use crate::policy::budget::Budget;
+use crate::relay::sight::Sight;
 use crate::stats::counters::{ListenerState, ShardStats};
 use crate::stats::latency::Latencies;
 use crate::stats::summary::Summary;
@@ -92,6 +93,9 @@ pub enum Command {
     SlotFreed(BackendId),
     /// The live sessions.
     Sessions(Reply<Vec<Summary>>),
+    /// Look at sessions, whose ids come sorted: each answers for itself, as it gets its turn. The channel has room for all
+    /// of them, and is closed when no more come.
+    Look(Arc<[SessionId]>, Sender<(SessionId, Sight)>),
     /// Cut a session; answers whether the shard had it.
     Kill(SessionId, Reply<bool>),
     /// The histograms since the last time.

@@ -12,6 +12,7 @@ use super::reach::{Reached, destination, reach};
 use super::session::{Outcome, Session};
 use crate::plugin::{self, Refusal};
 use crate::policy::permit::Permit;
+use crate::relay::sight::Sight;
 use crate::relay::{self, Direction, Line, Transform, Way};
 use crate::ring::{Queue, Socket};
 use crate::types::{Blame, Reason, State};
@@ -132,6 +133,8 @@ async fn or_cut<T>(session: &Session, future: impl Future<Output = Result<T, Out
         if let Poll::Ready((reason, blame)) = session.live().cut.poll(context) {
             return Poll::Ready(Err(Outcome::failed(reason, blame)));
         }
+        // There is nothing to be seen yet; the stage says enough.
+        session.live().cut.answer(Sight::default);
         future.as_mut().poll(context)
     })
     .await

@@ -33,4 +33,5 @@ mod storm;
 mod tls;
 mod upstreams;
 mod vanish;
+mod verdict;
 mod watch;

@@ -12,6 +12,7 @@ pub mod plugins;
 mod refusal;
 pub mod sessions;
 pub mod status;
+pub mod verdict;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +65,7 @@ pub fn router(control: Control) -> Router {
         .route("/api/v1/upstreams/{upstream}/backends/{backend}/{order}", post(orders::order))
         .route("/api/v1/plugins", get(plugins::show))
         .route("/api/v1/sessions", get(sessions::list))
+        .route("/api/v1/sessions/verdicts", get(verdict::list))
         .route("/api/v1/sessions/{id}", get(sessions::show).delete(sessions::kill))
         .route("/api/v1/reload", post(reload))
         .route("/api/v1/drain", post(drain))

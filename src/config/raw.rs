@@ -62,8 +62,10 @@ tables! {
         listener: Vec<Listener<'a>>,
         upstream: Vec<Upstream<'a>>,
         plugin: Vec<Plugin<'a>>,
+        sessions: Sessions<'a>,
+        telemetry: Telemetry,
         demo: Demo<'a>,
-        ; later: auth, acl, socks, qos, sessions, telemetry
+        ; later: auth, acl, socks, qos
     }
 
     Engine<'a> "[engine]" {
@@ -243,6 +245,19 @@ tables! {
         config: Text<'a>,
         on_fault: Text<'a>,
         max_call: Lasting,
+    }
+
+    Sessions<'a> "[sessions]" {
+        store: Text<'a>,
+        batch_size: Whole,
+        batch_interval: Lasting,
+        retention: Lasting,
+        recent: Whole,
+    }
+
+    Telemetry "[telemetry]" {
+        max_events: Whole,
+        retention: Lasting,
     }
 
     Demo<'a> "[demo]" {

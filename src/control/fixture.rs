@@ -11,7 +11,7 @@ use super::handle::{Bound, Control, Request, ShardView, View};
 use super::states::States;
 use crate::config::plan::{
     AccessLog, Address, Admin, Backend, Balance, BusyPoll, Engine, Level, Listener, Log, LogFormat, OnDown, Plan,
-    Resolve, SendProxy, Service, Timeouts, Upstream,
+    Resolve, SendProxy, Service, Sessions, Store, Telemetry, Timeouts, Upstream,
 };
 use crate::shard::command::{BindId, Inbox, Mailbox, Snapshot};
 use crate::stats::counters::ShardStats;
@@ -45,6 +45,14 @@ pub(super) fn plan(state_dir: &Path) -> Plan {
         listeners: Vec::new(),
         upstreams: Vec::new(),
         plugins: Vec::new(),
+        sessions: Sessions {
+            store: Store::Memory,
+            batch_size: 1000,
+            batch_interval: Duration::from_millis(100),
+            retention: Duration::from_secs(3600),
+            recent: 100,
+        },
+        telemetry: Telemetry { max_events: 100, retention: Duration::from_secs(3600) },
         demo: None,
     }
 }

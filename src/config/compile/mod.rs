@@ -7,6 +7,7 @@ mod engine;
 mod listener;
 mod plugin;
 mod proxy;
+mod sessions;
 mod tls;
 mod upstream;
 
@@ -26,6 +27,8 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
     let engine = engine::engine(raw.engine.as_ref(), base, environment, report);
     let log = engine::log(raw.log.as_ref(), base, report);
     let admin = admin::admin(raw.admin.as_ref(), &engine.state_dir, report);
+    let sessions = sessions::sessions(raw.sessions.as_ref(), &engine.state_dir, report);
+    let telemetry = sessions::telemetry(raw.telemetry.as_ref(), report);
     let demo = engine::demo(raw.demo.as_ref(), report);
     let timeouts = engine::timeouts(raw.timeouts.as_ref(), report);
 
@@ -73,7 +76,7 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
     }
     scope.upstreams.warn_unused(report);
     scope.plugins.warn_unused(report);
-    Plan { engine, log, admin, listeners, upstreams, plugins, demo }
+    Plan { engine, log, admin, listeners, upstreams, plugins, sessions, telemetry, demo }
 }
 
 /// Refuses a list of tables that is too long, at the first one too many; hands on those that may be.

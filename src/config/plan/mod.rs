@@ -3,6 +3,7 @@
 //! A plan holds no descriptors and no resolved names; those are acquired by `control::prepare`.
 
 mod admin;
+mod sessions;
 mod tls;
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +14,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use admin::{Admin, AdminListen, AdminToken, AdminUser, PasswordHash, Scope, TokenDigest};
+pub use sessions::{Sessions, Store, Telemetry};
 pub use tls::{ClientAuth, File, Identity, KeyPair, Place, TlsIn, TlsOut, TlsVersion, UnknownSni};
 
 pub use crate::types::Service;
@@ -29,6 +31,8 @@ pub struct Plan {
     pub upstreams: Vec<Upstream>,
     /// Indexed by [`PluginIndex`].
     pub plugins: Vec<Plugin>,
+    pub sessions: Sessions,
+    pub telemetry: Telemetry,
     pub demo: Option<Demo>,
 }
 

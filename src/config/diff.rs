@@ -7,8 +7,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::plan::{
-    AcceptProxy, AccessLog, Admin, AdminListen, AdminToken, AdminUser, Backend, BusyPoll, ClientAuth, Demo, Engine, Health, Identity, KeyPair, Listener,
-    Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Sessions, Store, Telemetry, Timeouts, TlsIn, TlsOut, Upstream, Warm,
+    AcceptProxy, AccessLog, Admin, AdminListen, AdminToken, AdminUser, Backend, BusyPoll, ClientAuth, Demo, Engine,
+    Health, Identity, KeyPair, Listener, Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Sessions, Store,
+    Telemetry, Timeouts, TlsIn, TlsOut, Upstream, Warm,
 };
 use super::units::show_duration;
 use crate::types::{PluginIndex, UpstreamIndex};
@@ -129,7 +130,13 @@ fn by_name(tables: &[Table]) -> HashMap<&str, &Table> {
 
 fn tables(plan: &Plan) -> Vec<Table> {
     let Plan { engine, log, admin, listeners, upstreams, plugins, sessions, telemetry, demo } = plan;
-    let mut tables = vec![self::engine(engine), self::log(log), self::admin(admin), self::sessions(sessions), self::telemetry(telemetry)];
+    let mut tables = vec![
+        self::engine(engine),
+        self::log(log),
+        self::admin(admin),
+        self::sessions(sessions),
+        self::telemetry(telemetry),
+    ];
     let demo_table = |Demo { hello, accept_proxy }: &Demo| {
         Table::new("demo").fact("hello", hello).fact("accept_proxy", accept_proxy)
     };

@@ -143,7 +143,14 @@ impl Events {
 
     /// As [`Events::say`], for what may happen very often: the same `key` is noted once a minute, with the number of
     /// times that it was left out before.
-    pub fn say_seldom(&self, key: &str, severity: Severity, category: Category, message: impl Into<String>, details: Value) {
+    pub fn say_seldom(
+        &self,
+        key: &str,
+        severity: Severity,
+        category: Category,
+        message: impl Into<String>,
+        details: Value,
+    ) {
         self.say_seldom_at(Instant::now(), key, severity, category, message.into(), details);
     }
 

@@ -9,9 +9,10 @@ use tokio::sync::mpsc;
 
 use super::handle::{Bound, Control, Request, ShardView, View};
 use super::states::States;
+use super::store::Store;
 use crate::config::plan::{
     AccessLog, Address, Admin, Backend, Balance, BusyPoll, Engine, Level, Listener, Log, LogFormat, OnDown, Plan,
-    Resolve, SendProxy, Service, Sessions, Store, Telemetry, Timeouts, Upstream,
+    Resolve, SendProxy, Service, Sessions, Store as StoreKind, Telemetry, Timeouts, Upstream,
 };
 use crate::shard::command::{BindId, Inbox, Mailbox, Snapshot};
 use crate::stats::counters::ShardStats;
@@ -46,7 +47,7 @@ pub(super) fn plan(state_dir: &Path) -> Plan {
         upstreams: Vec::new(),
         plugins: Vec::new(),
         sessions: Sessions {
-            store: Store::Memory,
+            store: StoreKind::Memory,
             batch_size: 1000,
             batch_interval: Duration::from_millis(100),
             retention: Duration::from_secs(3600),
@@ -151,6 +152,8 @@ pub(super) fn control(plan: Plan) -> (Control, mpsc::Receiver<Request>, Vec<Fake
     }
     let view = View { snapshot: snapshot(plan), binds, draining: false };
     let (control, requests) = Control::new(None, views, view);
+    let terms = &control.view().snapshot.plan.sessions;
+    control.set_store(Store::start(terms, control.events().clone(), Vec::new()).expect("a thread"));
     (control, requests, shards)
 }
 

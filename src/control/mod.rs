@@ -5,14 +5,17 @@
 pub mod admin;
 mod answers;
 mod bound;
+pub mod events;
 #[cfg(test)]
 mod fixture;
 pub mod handle;
 mod hangs;
 mod health;
 pub mod hello;
+pub mod history;
 mod launch;
 pub mod logging;
+mod notice;
 pub mod plugins;
 mod prepare;
 mod privilege;
@@ -25,6 +28,7 @@ mod startup;
 mod states;
 mod stats;
 mod stop;
+pub mod store;
 pub mod supervisor;
 mod systemd;
 pub mod tls;

@@ -50,8 +50,10 @@ fn listen(raw: &raw::Admin<'_>, report: &mut Report<'_>) -> Option<AdminListen> 
     let address = address::socket(text.get_ref()).map_err(|wrong| wrong.hint("such as \"127.0.0.1:9090\", or \"off\""));
     let address = report.accept(&text.span(), address)?;
     if !address.ip().to_canonical().is_loopback() {
-        let wrong = Wrong::new(format!("`listen` on {}: passwords and tokens cross the network in clear", address.ip()));
-        let hint = "listen on 127.0.0.1, and put a `[[listener]]` with `[listener.tls]` and an `[[upstream]]` before it";
+        let wrong =
+            Wrong::new(format!("`listen` on {}: passwords and tokens cross the network in clear", address.ip()));
+        let hint =
+            "listen on 127.0.0.1, and put a `[[listener]]` with `[listener.tls]` and an `[[upstream]]` before it";
         report.warning(&text.span(), wrong.hint(hint));
     }
     Some(AdminListen { address, is_given: true, at: report.at(&text.span()) })

@@ -49,7 +49,6 @@ pub(super) fn telemetry(raw: Option<&raw::Telemetry>, report: &mut Report<'_>) -
     let raw = raw.unwrap_or(&absent);
     Telemetry {
         max_events: whole(raw.max_events.as_ref(), "max_events", 1..=limits::EVENTS, report).unwrap_or(1000),
-        retention: lasting(raw.retention.as_ref(), "retention", SECOND..=limits::DURATION, report)
-            .unwrap_or(DAY / 4),
+        retention: lasting(raw.retention.as_ref(), "retention", SECOND..=limits::DURATION, report).unwrap_or(DAY / 4),
     }
 }

@@ -10,9 +10,9 @@ use axum::response::Json;
 use serde_json::{Map, Value, json};
 
 use crate::config::plan::{
-    AcceptProxy, AccessLog, Admin, AdminToken, AdminUser, Backend, Balance, BusyPoll, Demo, Engine, Health, Identity, KeyPair, Level,
-    Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Sessions, Telemetry, Timeouts, TlsIn, TlsOut,
-    UnknownSni, Upstream, Warm,
+    AcceptProxy, AccessLog, Admin, AdminToken, AdminUser, Backend, Balance, BusyPoll, Demo, Engine, Health, Identity,
+    KeyPair, Level, Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy,
+    Sessions, Telemetry, Timeouts, TlsIn, TlsOut, UnknownSni, Upstream, Warm,
 };
 use crate::control::handle::Control;
 use crate::types::UpstreamIndex;
@@ -92,9 +92,7 @@ fn log(log: &Log) -> Value {
 /// Of users and tokens, all but what proves them.
 fn admin(admin: &Admin) -> Value {
     let Admin { listen, socket, dashboard, protect_metrics, hosts, users, tokens } = admin;
-    let user = |AdminUser { name, password_hash: _, scope }: &AdminUser| {
-        json!({ "name": name.as_ref(), "scope": scope.word() })
-    };
+    let user = |AdminUser { name, password_hash: _, scope }: &AdminUser| json!({ "name": name.as_ref(), "scope": scope.word() });
     let token =
         |AdminToken { name, digest: _, scope }: &AdminToken| json!({ "name": name.as_ref(), "scope": scope.word() });
     json!({

@@ -7,12 +7,16 @@
 
 mod ask;
 mod config;
+pub mod events;
+pub mod history;
 mod orders;
+pub mod overview;
 pub mod plugins;
 mod refusal;
 pub mod sessions;
 pub mod status;
 pub mod verdict;
+mod wanted;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +69,9 @@ pub fn router(control: Control) -> Router {
         .route("/api/v1/upstreams/{upstream}/backends/{backend}/{order}", post(orders::order))
         .route("/api/v1/plugins", get(plugins::show))
         .route("/api/v1/sessions", get(sessions::list))
+        .route("/api/v1/sessions/stats", get(overview::show))
+        .route("/api/v1/events", get(events::list))
+        .route("/api/v1/history", get(history::show))
         .route("/api/v1/sessions/verdicts", get(verdict::list))
         .route("/api/v1/sessions/{id}", get(sessions::show).delete(sessions::kill))
         .route("/api/v1/reload", post(reload))

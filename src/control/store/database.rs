@@ -78,8 +78,9 @@ impl Database {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         {
             let mut ended = transaction.prepare_cached("SELECT 1 FROM sessions WHERE id = ?1")?;
-            let mut statement = transaction
-                .prepare_cached(&format!("INSERT OR REPLACE INTO active ({COLUMNS}, round) VALUES ({VALUES}, {round})"))?;
+            let mut statement = transaction.prepare_cached(&format!(
+                "INSERT OR REPLACE INTO active ({COLUMNS}, round) VALUES ({VALUES}, {round})"
+            ))?;
             for summary in live {
                 if !ended.exists([id_bytes(summary.id)])? {
                     insert(&mut statement, summary)?;
@@ -137,7 +138,8 @@ fn write(connection: &mut Connection, rollup: &mut Rollup, batch: &[Finished], l
         let done: i64 = transaction.prepare_cached("SELECT number FROM progress")?.query_row([], |row| row.get(0))?;
         let batch: Vec<&Summary> =
             batch.iter().filter(|finished| count(finished.number) > done).map(|finished| &*finished.summary).collect();
-        let mut sessions = transaction.prepare_cached(&format!("INSERT OR IGNORE INTO sessions ({COLUMNS}) VALUES ({VALUES})"))?;
+        let mut sessions =
+            transaction.prepare_cached(&format!("INSERT OR IGNORE INTO sessions ({COLUMNS}) VALUES ({VALUES})"))?;
         let mut active = transaction.prepare_cached("DELETE FROM active WHERE id = ?1")?;
         for summary in &batch {
             insert(&mut sessions, summary)?;

@@ -25,9 +25,7 @@ impl<'s> Destination<'s> {
         }
         Some(match &summary.backend.as_ref()?.address {
             Address::Endpoint(Endpoint::Ip(address)) => Self::ip(address.ip(), Some(address.port())),
-            Address::Endpoint(unix @ Endpoint::Unix(_)) => {
-                Self { host: unix.to_string().into(), ip: None, port: None }
-            }
+            Address::Endpoint(unix @ Endpoint::Unix(_)) => Self { host: unix.to_string().into(), ip: None, port: None },
             Address::Host { host, port } => Self { host: Cow::Borrowed(host), ip: None, port: Some(*port) },
         })
     }

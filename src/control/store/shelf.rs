@@ -149,7 +149,9 @@ impl Shelf {
         let mut content = self.lock();
         let store = content.terms.store.clone();
         while !content.is_closed && content.terms.store == store {
-            let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) else { return };
+            let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) else {
+                return;
+            };
             content = self.work.wait_timeout(content, rest).unwrap_or_else(PoisonError::into_inner).0;
         }
     }

@@ -256,7 +256,7 @@ impl Arus {
 
     /// The live sessions.
     pub(crate) fn sessions(&self) -> Vec<Value> {
-        let (code, page) = self.request("GET", "/api/v1/sessions?page_size=10000");
+        let (code, page) = self.request("GET", "/api/v1/sessions?state=active&page_size=10000");
         assert_eq!(code, 200, "{page}");
         page["data"].as_array().unwrap().clone()
     }

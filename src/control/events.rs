@@ -261,7 +261,9 @@ mod tests {
             let now = begin + Duration::from_secs(seconds);
             events.say_seldom_at(now, key, Severity::Warning, Category::Limit, key.into(), json!({}));
         };
-        [0, 1, 59].map(|second| say(second, "a"));
+        for second in [0, 1, 59] {
+            say(second, "a");
+        }
         say(30, "b");
         say(60, "a");
         assert_eq!(messages(&events), ["a", "b", "a"]);

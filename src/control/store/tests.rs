@@ -445,3 +445,30 @@ fn sessions_that_last_are_noted() {
     store.put((0..100).map(session).map(Arc::new));
     until("those that end are live no more", || noted() == 1100);
 }
+
+/// How much a million records take, and how fast they are written: `cargo test --release --lib a_million -- --ignored --nocapture`
+#[test]
+#[ignore = "prints figures"]
+fn a_million_records() {
+    let desk = Desk::new();
+    let records: u64 = std::env::var("RECORDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
+    let (begin, now) = (Instant::now(), SystemTime::now());
+    for n in 0..records {
+        let start = now - Duration::from_millis(n * 100);
+        let id = SessionId(record::first_id(start).0 | 0x7000 << 64 | u128::from(n));
+        while desk.store.state().waiting > 50_000 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        desk.put([Summary { id, start, ..session(n) }]);
+    }
+    desk.wait_written(records);
+    let took = begin.elapsed();
+    let size = fs::metadata(&desk.path).unwrap().len();
+    println!("{records} records in {took:?}, {} bytes each", size / records);
+    let begin = Instant::now();
+    desk.runtime.block_on(desk.store.overview(Vec::new(), 48)).unwrap();
+    println!("overview: {:?}", begin.elapsed());
+    let begin = Instant::now();
+    let filter = Filter { user: Some("user2".into()), ..Filter::default() };
+    println!("{} of a user: {:?}", desk.list(Vec::new(), filter, NEWEST, 0, 100).total, begin.elapsed());
+}

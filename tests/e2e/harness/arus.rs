@@ -332,6 +332,13 @@ impl Arus {
         (text.into_owned(), output.status.success())
     }
 
+    /// Another process in the same place, with the same configuration and state, once this one has ended.
+    pub(crate) fn again(mut self) -> Self {
+        self.wait_exit(DEADLINE);
+        let spare = Setup::new("");
+        std::mem::replace(&mut self.setup, spare).start()
+    }
+
     /// Waits until the process has ended.
     pub(crate) fn wait_exit(&mut self, limit: Duration) -> ExitStatus {
         if let Some(status) = self.ended {

@@ -118,7 +118,7 @@ pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// The files that belong to a database.
-pub(super) fn all(path: &Path) -> [PathBuf; 3] {
+pub(in crate::control) fn all(path: &Path) -> [PathBuf; 3] {
     ["", "-wal", "-shm"].map(|end| with_end(path, end))
 }
 

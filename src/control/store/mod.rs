@@ -30,6 +30,7 @@ use crossbeam::channel::{Receiver, bounded};
 use tokio::sync::Semaphore;
 
 pub use ask::{Found, Named, Overview, Unanswered};
+pub(super) use file::all as files;
 pub use filter::{Filter, Order, Place, Sort, Source};
 
 use super::events::Events;

@@ -5,6 +5,7 @@
 pub mod admin;
 mod answers;
 mod bound;
+mod errands;
 pub mod events;
 #[cfg(test)]
 mod fixture;
@@ -32,4 +33,5 @@ pub mod store;
 pub mod supervisor;
 mod systemd;
 pub mod tls;
+pub mod users;
 mod watch;

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::sync::oneshot;
 
+use super::admin::entrance::Move;
+use super::admin::secret::digest_of;
+use super::admin::token::{self, Generated};
 use super::answers::{answers, apply};
 use super::events::{Category, Severity};
 use super::handle::{Bound, ReloadRefused, Request, View};
@@ -93,6 +96,8 @@ impl Supervisor {
             tracing::debug!("the configuration file has changed, what it means has not");
             return Ok(before.snapshot.generation);
         }
+        let entrance = self.entrance.prepare(&plan).map_err(|problem| render(&[problem], self.source.path()))?;
+        let token = token::ensure(&plan).map_err(|error| vec![error])?;
         let (in_force, shards) = (self.in_force.clone(), self.shards.len() as u16);
         let (config, file) = (self.source.path.clone(), self.source.path.clone());
         let prepared = off_thread(move || {
@@ -103,7 +108,18 @@ impl Supervisor {
         self.resolver.follow(prepared.snapshot());
         self.resolver.settle(NEW_NAMES).await;
         warnings.for_each(|warning| tracing::warn!("{warning}"));
+        self.admit(&prepared.snapshot().plan, entrance, token);
         Ok(self.commit(prepared, &before.snapshot.plan, begun).await)
+    }
+
+    /// Puts into force where the admin API listens, and the token that arus makes for itself. What a plan says of users
+    /// and tokens is looked up in the snapshot.
+    fn admit(&mut self, plan: &Plan, entrance: Move, token: Option<Generated>) {
+        if let Err(error) = self.entrance.commit(plan, entrance) {
+            tracing::error!(%error, "the admin API cannot listen");
+        }
+        self.entrance.announce(token.as_ref().filter(|token| token.is_new));
+        self.control.set_generated_token(token.map(|token| digest_of(&token.token)));
     }
 
     async fn commit(&mut self, prepared: Prepared, before: &Plan, begun: Instant) -> Generation {

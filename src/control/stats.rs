@@ -17,6 +17,7 @@ use super::notice::Notice;
 use crate::shard::command::{Command, Reply};
 use crate::stats::latency::{Latencies, Measure};
 use crate::stats::totals::{ShardTotals, Totals};
+use crate::types::ShardId;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A shard answers within a turn; one that takes longer is asked again the next second.
@@ -107,16 +108,18 @@ impl Pulse {
         let pairs = self.control.shards().iter().zip(beats.iter().zip(&self.beats));
         let asked = pairs.filter(|(_, (now, before))| now.has_sessions_since(**before)).filter_map(|(shard, _)| {
             let (reply, answer) = Reply::channel();
-            shard.mailbox.send(Command::Latencies(reply)).ok().map(|()| answer)
+            shard.mailbox.send(Command::Latencies(reply)).ok().map(|()| (shard.id, answer))
         });
-        let asked: Vec<Receiver<_>> = asked.collect();
+        let asked: Vec<(ShardId, Receiver<_>)> = asked.collect();
         let deadline = Instant::now() + ANSWER;
         let mut second: Option<Latencies> = None;
-        for recent in asked.iter().filter_map(|answer| answer.recv_deadline(deadline).ok()) {
-            self.control.merge_latencies(&recent);
-            match &mut second {
-                Some(second) => second.merge(&recent),
-                None => second = Some(recent),
+        for (shard, answer) in asked {
+            if let Ok(recent) = answer.recv_deadline(deadline) {
+                self.control.merge_latencies(shard, &recent);
+                match &mut second {
+                    Some(second) => second.merge(&recent),
+                    None => second = Some(recent),
+                }
             }
         }
         let mut totals = self.control.read_totals();

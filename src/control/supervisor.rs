@@ -16,7 +16,11 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at};
 
+use super::admin::Listeners;
+use super::admin::entrance::Entrance;
+use super::admin::secret::digest_of;
 use super::answers::{answers, apply, ping};
+use super::errands;
 use super::events::{Category, Severity};
 use super::handle::{Control, Request, ShardView};
 use super::hangs::HangWatch;
@@ -26,7 +30,7 @@ use super::launch::{Launched, Refused, launch};
 use super::plugins;
 use super::prepare::InForce;
 use super::recorder::{self, Recorder};
-use super::resolver::Resolver;
+use super::resolver::{self, Resolver};
 use super::signals::{Signal, Signals};
 use super::socket::SocketFile;
 use super::startup::Ground;
@@ -38,7 +42,7 @@ use super::watch::{Content, Watch};
 use crate::config;
 use crate::config::plan::{Engine, Log, Plan};
 use crate::shard;
-use crate::shard::command::{Command, Event, Handover, Mailbox};
+use crate::shard::command::{Command, Commission, ERRANDS, Event, Handover, Mailbox};
 use crate::stats::counters::ShardStats;
 use crate::stats::summary::Summary;
 use crate::types::ShardId;
@@ -91,8 +95,8 @@ pub type Diff = Box<dyn Fn(&Plan, &Plan) -> Vec<String>>;
 pub struct Hooks {
     /// Starts a shard.
     pub spawn: Box<dyn Fn(shard::Parts) -> io::Result<JoinHandle<()>>>,
-    /// Serves the control socket.
-    pub serve: Box<dyn FnOnce(Control, tokio::net::UnixListener) -> Task>,
+    /// Serves the control socket, and the admin API's TCP listeners.
+    pub serve: Box<dyn FnOnce(Control, tokio::net::UnixListener, Listeners) -> Task>,
     /// Runs the demo backend; the flag says whether a PROXY header is mandatory there.
     pub hello: Box<dyn FnOnce(tokio::net::TcpListener, bool) -> Task>,
     /// For the log line of a reload.
@@ -106,7 +110,7 @@ impl Default for Hooks {
     fn default() -> Self {
         Self {
             spawn: Box::new(shard::spawn),
-            serve: Box::new(|_, _| Box::pin(async {})),
+            serve: Box::new(|_, _, _| Box::pin(async {})),
             hello: Box::new(|_, _| Box::pin(async {})),
             diff: Box::new(config::diff::diff),
             relog: Box::new(|_| {}),
@@ -165,6 +169,7 @@ pub(super) struct Supervisor {
     pub(super) resolver: Resolver,
     pub(super) checks: Checks,
     pub(super) care: Care,
+    pub(super) entrance: Entrance,
     pub(super) recorder: Recorder,
     _stats: StatsThread,
     _hangs: HangWatch,
@@ -182,13 +187,24 @@ pub(super) struct Supervisor {
 impl Supervisor {
     async fn start(mut source: Source, launched: Launched, hooks: Hooks) -> Result<Self, Vec<String>> {
         let one = |what: &'static str| move |error: io::Error| vec![format!("{what}: {error}")];
-        let Launched { ground, prepared, control_socket, socket_file, demo, access_log } = launched;
+        let Launched {
+            ground,
+            prepared,
+            control_socket,
+            socket_file,
+            demo,
+            access_log,
+            entrance: first_entrance,
+            token,
+        } = launched;
         let signals = Signals::new().map_err(one("no signal handlers"))?;
         let plan = prepared.snapshot().plan.clone();
-        let Crew { views, threads, events, summaries } =
+        let Crew { views, threads, events, summaries, commissions } =
             muster(&ground, &plan.engine, &hooks).map_err(one("no shards"))?;
         let shards: Arc<[Mailbox]> = views.iter().map(|view| view.mailbox.clone()).collect();
-        let mut events = forward(events).map_err(one("no thread"))?;
+        let mut events = forward("events", events).map_err(one("no thread"))?;
+        let commissions = forward("errands", commissions).map_err(one("no thread"))?;
+        tokio::spawn(errands::run(commissions, Arc::clone(&shards), resolver::system()));
 
         let mut resolver = Resolver::new(Arc::clone(&shards));
         resolver.follow(prepared.snapshot());
@@ -213,7 +229,11 @@ impl Supervisor {
         let mut checks = Checks::new(resolver.known().clone(), Arc::clone(&shards), control.events().clone());
         checks.follow(&snapshot);
         let listener = tokio::net::UnixListener::from_std(control_socket).map_err(one("control socket"))?;
-        tokio::spawn((hooks.serve)(control.clone(), listener));
+        let (mut entrance, listeners) = Entrance::new();
+        entrance.commit(&plan, first_entrance).map_err(one("admin API"))?;
+        entrance.announce(token.as_ref());
+        control.set_generated_token(token.map(|token| digest_of(&token.token)));
+        tokio::spawn((hooks.serve)(control.clone(), listener, listeners));
         if let Some(demo) = demo {
             let listener = tokio::net::TcpListener::from_std(demo).map_err(one("demo backend"))?;
             hello::announce(&listener).map_err(one("demo backend"))?;
@@ -236,6 +256,7 @@ impl Supervisor {
             resolver,
             checks,
             care,
+            entrance,
             recorder,
             _stats: stats,
             _hangs: hangs,
@@ -379,12 +400,14 @@ struct Crew {
     threads: Vec<JoinHandle<()>>,
     events: Receiver<Event>,
     summaries: Receiver<Summary>,
+    commissions: Receiver<Commission>,
 }
 
 /// Starts the shards, without listeners.
 fn muster(ground: &Ground, engine: &Engine, hooks: &Hooks) -> io::Result<Crew> {
     let (summary_sender, summaries) = bounded(recorder::CAPACITY);
     let (event_sender, events) = unbounded();
+    let (errand_sender, commissions) = bounded(ERRANDS);
     let pairs: Vec<_> = ground.cpus.iter().map(|_| Mailbox::new()).collect::<io::Result<_>>()?;
     let (mailboxes, inboxes): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
     let peers: Arc<[Mailbox]> = mailboxes.iter().cloned().collect();
@@ -401,18 +424,19 @@ fn muster(ground: &Ground, engine: &Engine, hooks: &Hooks) -> io::Result<Crew> {
             events: event_sender.clone(),
             summaries: summary_sender.clone(),
             peers: Arc::clone(&peers),
+            errands: errand_sender.clone(),
         })?);
         views.push(ShardView { id, cpu, mailbox, stats });
     }
-    Ok(Crew { views, threads, events, summaries })
+    Ok(Crew { views, threads, events, summaries, commissions })
 }
 
-/// Brings the shards' events into the runtime.
-fn forward(events: Receiver<Event>) -> io::Result<mpsc::UnboundedReceiver<Event>> {
+/// Brings what the shards send into the runtime.
+fn forward<T: Send + 'static>(name: &str, sent: Receiver<T>) -> io::Result<mpsc::UnboundedReceiver<T>> {
     let (sender, receiver) = mpsc::unbounded_channel();
-    std::thread::Builder::new().name("events".into()).spawn(move || {
-        for event in events {
-            if sender.send(event).is_err() {
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        for each in sent {
+            if sender.send(each).is_err() {
                 return;
             }
         }

@@ -126,7 +126,7 @@ impl Half {
         let Way { preface, transform } = way;
         let (preface_len, mut queue, mut inbox) = (preface.len(), preface, ahead);
         if transform.is_none() {
-            queue.append(inbox.take());
+            queue.join(inbox.take());
         }
         Self {
             from,

@@ -8,12 +8,14 @@ mod harness;
 mod ops;
 
 mod access_log;
+mod admin;
 mod attack;
 mod backends;
 mod certificates;
 mod cli;
 mod clients;
 mod control;
+mod dashboard;
 mod health;
 mod hello;
 mod kit;

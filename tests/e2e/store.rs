@@ -13,7 +13,7 @@ fn get(arus: &Arus, path: &str) -> Value {
     body
 }
 
-fn exchange(arus: &Arus, seed: u64, bytes: usize) -> Stream {
+fn exchange(arus: &Arus, seed: u64, bytes: u64) -> Stream {
     let mut stream = Stream::connect(&arus.address("web"));
     stream.send(seed, 0, bytes);
     stream.expect(seed, 0, bytes);
@@ -32,7 +32,7 @@ fn every_session_is_one_record_with_its_exact_bytes() {
     let mut arus = Setup::one("127.0.0.1:0", &[&echo]).also(QUICK).start();
     let count = 500;
     for n in 0..count {
-        drop(exchange(&arus, n, 100 + n as usize));
+        drop(exchange(&arus, n, 100 + n));
     }
     let live = exchange(&arus, 7, 1234);
     let page = eventually("all have ended", || {

@@ -3,7 +3,9 @@
 //! A plan holds no descriptors and no resolved names; those are acquired by `control::prepare`.
 
 mod admin;
+mod auth;
 mod sessions;
+mod socks;
 mod tls;
 
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +16,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use admin::{Admin, AdminListen, AdminToken, AdminUser, PasswordHash, Scope, TokenDigest};
+pub use auth::{Auth, Failures, Method, PamService, Secret, User};
 pub use sessions::{Sessions, Store, Telemetry};
+pub use socks::{Commands, ProxyCredentials, Socks, UpstreamProxy};
 pub use tls::{ClientAuth, File, Identity, KeyPair, Place, TlsIn, TlsOut, TlsVersion, UnknownSni};
 
 pub use crate::types::Service;
@@ -25,6 +29,7 @@ pub struct Plan {
     pub engine: Engine,
     pub log: Log,
     pub admin: Admin,
+    pub auth: Auth,
     /// Indexed by [`ListenerIndex`].
     pub listeners: Vec<Listener>,
     /// Indexed by [`UpstreamIndex`].
@@ -34,6 +39,7 @@ pub struct Plan {
     pub sessions: Sessions,
     pub telemetry: Telemetry,
     pub demo: Option<Demo>,
+    pub socks: Socks,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -3,6 +3,8 @@
 //! Made from the plan in force, not from the file, which may have changed since. Each table takes its plan apart
 //! without `..`, so that a new key does not compile until it is shown here (or left out by name, as a secret is).
 
+mod auth;
+
 use std::time::Duration;
 
 use axum::extract::State;
@@ -12,27 +14,57 @@ use serde_json::{Map, Value, json};
 use crate::config::plan::{
     AcceptProxy, AccessLog, Admin, AdminToken, AdminUser, Backend, Balance, BusyPoll, Demo, Engine, Health, Identity,
     KeyPair, Level, Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy,
-    Sessions, Telemetry, Timeouts, TlsIn, TlsOut, UnknownSni, Upstream, Warm,
+    Sessions, Socks, Telemetry, Timeouts, TlsIn, TlsOut, UnknownSni, Upstream, UpstreamProxy, Warm,
 };
 use crate::control::handle::Control;
 use crate::types::UpstreamIndex;
 
+/// The running configuration, in the words of proxy.toml, with every default filled in and no secret in it.
+#[utoipa::path(get, path = "/api/v1/config", tag = "control", responses((status = 200, body = Object)))]
 pub(super) async fn show(State(control): State<Control>) -> Json<Value> {
     Json(plan(&control.view().snapshot.plan))
 }
 
 fn plan(plan: &Plan) -> Value {
-    let Plan { engine: e, log: l, admin: a, listeners, upstreams, plugins, sessions: s, telemetry: t, demo: d } = plan;
+    let Plan {
+        engine: e,
+        log: l,
+        admin: a,
+        listeners,
+        upstreams,
+        plugins,
+        sessions: finished,
+        telemetry: t,
+        demo: d,
+        socks: s,
+        auth: authentication,
+    } = plan;
     present(json!({
         "engine": engine(e),
         "log": log(l),
         "admin": admin(a),
+        "auth": auth::auth(authentication),
         "listener": listeners.iter().map(|each| listener(each, plan)).collect::<Vec<_>>(),
         "upstream": upstreams.iter().map(upstream).collect::<Vec<_>>(),
+        "socks": socks(s),
         "plugin": plugins.iter().map(plugin).collect::<Vec<_>>(),
-        "sessions": sessions(s),
+        "sessions": sessions(finished),
         "telemetry": telemetry(t),
         "demo": d.as_ref().map(|Demo { hello, accept_proxy }| json!({ "hello": hello, "accept_proxy": accept_proxy })),
+    }))
+}
+
+fn socks(socks: &Socks) -> Value {
+    let Socks { commands, bind_timeout, udp_idle, udp_max_associations_per_user, advertise, socks4, upstream_proxy } =
+        socks;
+    present(json!({
+        "commands": commands.words(),
+        "bind_timeout": duration(*bind_timeout),
+        "udp_idle": duration(*udp_idle),
+        "udp_max_associations_per_user": udp_max_associations_per_user,
+        "advertise": advertise,
+        "socks4": socks4,
+        "upstream_proxy": upstream_proxy.as_ref().map(UpstreamProxy::shown),
     }))
 }
 
@@ -314,7 +346,8 @@ fn health(health: &Health) -> Value {
         "timeout": duration(*timeout),
         "rise": rise,
         "fall": fall,
-        "send": text(send),
+        // Not the text, which may hold a password.
+        "send_bytes": send.as_ref().map(Vec::len),
         "expect": text(expect),
     }))
 }

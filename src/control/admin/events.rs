@@ -7,8 +7,9 @@ use axum::extract::{Query, State};
 use axum::response::Json;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
 
-use super::refusal::Refusal;
+use super::refusal::{Problem, Refusal};
 use super::sessions::rfc3339;
 use super::wanted::{bad, read, since, word};
 use crate::control::events::{Category, Severity};
@@ -17,21 +18,25 @@ use crate::control::handle::Control;
 const LIMIT: usize = 100;
 const MOST: usize = 10_000;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
+    #[param(pattern = "^(info|warning|error)?$")]
     severity: Option<String>,
+    #[param(pattern = "^(process|reload|backend|plugin|limit|auth|store|certificate|shard|admin)?$")]
     category: Option<String>,
     since: Option<String>,
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 10000)]
     limit: Option<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Events {
     pub data: Vec<Event>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// RFC 3339, UTC.
     pub time: String,
@@ -42,7 +47,13 @@ pub struct Event {
     pub details: Map<String, Value>,
 }
 
-/// GET /api/v1/events
+/// What happened, newest first.
+#[utoipa::path(get, path = "/api/v1/events", tag = "events", params(Wanted), responses(
+    (status = 200, body = Events),
+    (status = 400, description = "No such parameter, or no such value", body = Problem),
+    (status = 503, description = "The session database cannot be read", body = Problem),
+    (status = 504, description = "It took too long", body = Problem),
+))]
 pub(super) async fn list(
     State(control): State<Control>,
     wanted: Result<Query<Wanted>, QueryRejection>,

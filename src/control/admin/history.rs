@@ -6,23 +6,26 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::Json;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use super::refusal::Refusal;
+use super::refusal::{Problem, Refusal};
 use super::wanted::{bad, duration, read, word};
 use crate::control::handle::Control;
 use crate::control::history::{Metric, Series, WINDOW};
 
 const DEFAULT: Duration = Duration::from_secs(300);
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     metric: Option<String>,
     window: Option<String>,
+    #[param(value_type = Option<u32>)]
     shard: Option<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct History {
     pub metric: String,
     pub interval_seconds: u64,
@@ -30,14 +33,20 @@ pub struct History {
     pub samples: Vec<Sample>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Sample {
     /// Unix seconds.
     pub t: f64,
     pub v: f64,
 }
 
-/// GET /api/v1/history
+/// Samples of the last hours, for graphs.
+#[utoipa::path(get, path = "/api/v1/history", tag = "history", params(Wanted), responses(
+    (status = 200, body = History),
+    (status = 400, description = "No such parameter, or no such value", body = Problem),
+    (status = 503, description = "The session database cannot be read", body = Problem),
+    (status = 504, description = "It took too long", body = Problem),
+))]
 pub(super) async fn show(
     State(control): State<Control>,
     wanted: Result<Query<Wanted>, QueryRejection>,

@@ -6,9 +6,10 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::Json;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::ask::Answers;
-use super::refusal::Refusal;
+use super::refusal::{Problem, Refusal};
 use super::sessions::{live, rfc3339, settled};
 use super::wanted::{bad, read};
 use crate::control::handle::Control;
@@ -18,13 +19,15 @@ const HOURS: u32 = 48;
 /// Ten years.
 const MOST_HOURS: u32 = 24 * 3650;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 87600)]
     window_hours: Option<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Overview {
     pub window_hours: u32,
     /// Sessions that ended in this full hour or later, and those that live.
@@ -36,7 +39,7 @@ pub struct Overview {
     pub missing_shards: Vec<u16>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Totals {
     pub sessions: u64,
     pub active: u64,
@@ -47,7 +50,7 @@ pub struct Totals {
     pub bytes_down: u64,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct User {
     pub user: String,
     pub sessions: u64,
@@ -55,7 +58,7 @@ pub struct User {
     pub bytes_down: u64,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Destination {
     /// A host or an address, without its port.
     pub destination: String,
@@ -64,7 +67,13 @@ pub struct Destination {
     pub bytes_down: u64,
 }
 
-/// GET /api/v1/sessions/stats
+/// Sums over the sessions of the last hours.
+#[utoipa::path(get, path = "/api/v1/sessions/stats", tag = "sessions", params(Wanted), responses(
+    (status = 200, body = Overview),
+    (status = 400, description = "No such parameter, or no such value", body = Problem),
+    (status = 503, description = "The session database cannot be read", body = Problem),
+    (status = 504, description = "It took too long", body = Problem),
+))]
 pub(super) async fn show(
     State(control): State<Control>,
     wanted: Result<Query<Wanted>, QueryRejection>,

@@ -7,10 +7,10 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Json;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use utoipa::ToSchema;
 
 use super::ask::{Answers, ask_all};
-use super::refusal::Refusal;
+use super::refusal::{Problem, Refusal};
 use super::verdict::{Found as Seen, Held, Tcp, Verdict, examine};
 use super::wanted::{Question, Wanted};
 use crate::control::handle::Control;
@@ -21,7 +21,7 @@ use crate::types::SessionId;
 use crate::types::State::Active;
 
 /// One session, in the words of the API.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Session {
     pub id: String,
     pub listener: String,
@@ -65,7 +65,7 @@ pub struct Session {
 }
 
 /// A page of sessions.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Page {
     pub data: Vec<Session>,
     /// On all pages together.
@@ -80,6 +80,7 @@ pub struct Page {
 pub const PAGE_SIZE: usize = 10_000;
 
 /// Live sessions and those that have ended.
+#[utoipa::path(get, path = "/api/v1/sessions", tag = "sessions", params(Wanted), responses((status = 200, body = Page), (status = 400, body = Problem), (status = 503, body = Problem), (status = 504, body = Problem)))]
 pub(super) async fn list(
     State(control): State<Control>,
     wanted: Result<Query<Wanted>, QueryRejection>,
@@ -118,6 +119,12 @@ impl From<Unanswered> for Refusal {
     }
 }
 
+/// One session.
+#[utoipa::path(get, path = "/api/v1/sessions/{id}", tag = "sessions", params(("id" = uuid::Uuid, Path)), responses(
+    (status = 200, body = Session),
+    (status = 404, description = "No such session", body = Problem),
+    (status = 504, description = "Not on the shards that answered in time", body = Problem),
+))]
 pub(super) async fn show(State(control): State<Control>, Path(id): Path<String>) -> Result<Json<Session>, Refusal> {
     let id = parse(&id)?;
     let Answers { given, missing } = live(&control).await;
@@ -135,14 +142,24 @@ pub(super) async fn show(State(control): State<Control>, Path(id): Path<String>)
     }
 }
 
-pub(super) async fn kill(
-    State(control): State<Control>,
-    Path(id): Path<String>,
-) -> Result<Json<serde_json::Value>, Refusal> {
+/// A session that was cut.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(super) struct Killed {
+    id: String,
+    killed: bool,
+}
+
+/// Cuts a session.
+#[utoipa::path(delete, path = "/api/v1/sessions/{id}", tag = "sessions", params(("id" = uuid::Uuid, Path)), responses(
+    (status = 200, body = Killed),
+    (status = 404, description = "No such live session", body = Problem),
+    (status = 504, description = "Not on the shards that answered in time", body = Problem),
+))]
+pub(super) async fn kill(State(control): State<Control>, Path(id): Path<String>) -> Result<Json<Killed>, Refusal> {
     let id = parse(&id)?;
     let Answers { given, missing } = ask_all(&control, |reply| Command::Kill(id, reply)).await;
     if given.contains(&true) {
-        Ok(Json(json!({ "id": id.to_string(), "killed": true })))
+        Ok(Json(Killed { id: id.to_string(), killed: true }))
     } else {
         Err(not_found(id, &missing))
     }
@@ -173,7 +190,7 @@ pub(in crate::control) fn describe(summary: &Summary) -> Session {
         source: summary.source.to_string(),
         peer: (summary.source != summary.client).then(|| summary.client.to_string()),
         target: summary.target.as_deref().map(Into::into),
-        backend: summary.backend.as_ref().map(|backend| backend.address.to_string()),
+        backend: summary.address(),
         upstream: summary.backend.as_ref().map(|backend| backend.upstream.to_string()),
         protocol: summary.protocol.label().into(),
         start: rfc3339(summary.start),

@@ -11,9 +11,10 @@ use axum::http::StatusCode;
 use axum::response::Json;
 use crossbeam::channel::{Receiver, bounded};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::ask::{Answers, ask_all};
-use super::refusal::Refusal;
+use super::refusal::{Problem, Refusal};
 use super::sessions::parse;
 use crate::control::handle::Control;
 use crate::net::TcpInfo;
@@ -21,7 +22,7 @@ use crate::relay::sight::Sight;
 use crate::relay::verdict::{Known, judge};
 use crate::shard::command::Command;
 use crate::stats::summary::Summary;
-use crate::types::SessionId;
+use crate::types::{Protocol, SessionId};
 
 /// Between the two looks: long enough for the kernel's clock to move some ticks.
 const GAP: Duration = Duration::from_millis(120);
@@ -30,7 +31,7 @@ const TIMEOUT: Duration = Duration::from_millis(400);
 /// Sessions that are looked at for one question.
 const MOST: usize = 200;
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Verdict {
     /// client | backend | us | idle | ok
     pub who: String,
@@ -38,14 +39,14 @@ pub struct Verdict {
 }
 
 /// Both connections of a session; absent for unix sockets.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Tcp {
     pub client: Option<Side>,
     pub upstream: Option<Side>,
 }
 
 /// TCP_INFO in the words of the API.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Side {
     pub rtt_ms: f64,
     pub rtt_variation_ms: f64,
@@ -70,7 +71,7 @@ pub struct Side {
 }
 
 /// What arus itself holds of a session.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 pub struct Held {
     pub up_bytes: u64,
     pub down_bytes: u64,
@@ -96,7 +97,7 @@ pub(super) async fn examine(control: &Control, summary: &Summary) -> Option<Foun
 }
 
 /// Verdicts on some sessions, and how many of each kind there are among them.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Verdicts {
     pub data: Vec<Judged>,
     /// By who is waited for.
@@ -106,7 +107,7 @@ pub struct Verdicts {
     pub missing_shards: Vec<u16>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Judged {
     pub id: String,
     pub listener: String,
@@ -115,14 +116,19 @@ pub struct Judged {
     pub verdict: Verdict,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// Separated by commas; absent: the newest.
     ids: Option<String>,
 }
 
-/// GET /api/v1/sessions/verdicts
+/// Who keeps live sessions waiting.
+#[utoipa::path(get, path = "/api/v1/sessions/verdicts", tag = "sessions", params(Wanted), responses(
+    (status = 200, body = Verdicts),
+    (status = 400, description = "No such parameter, no id, or too many", body = Problem),
+))]
 pub(super) async fn list(
     State(control): State<Control>,
     wanted: Result<Query<Wanted>, QueryRejection>,
@@ -203,13 +209,15 @@ fn side(was: &TcpInfo, is: &TcpInfo, gap: Duration) -> Side {
 type Sights = HashMap<SessionId, Sight>;
 
 async fn look_twice(control: &Control, sessions: &[Summary]) -> [Sights; 2] {
-    let mut ids: Vec<SessionId> = sessions.iter().map(|summary| summary.id).collect();
+    // An association has no relay that could be looked at.
+    let sessions = || sessions.iter().filter(|summary| summary.protocol == Protocol::Tcp);
+    let mut ids: Vec<SessionId> = sessions().map(|summary| summary.id).collect();
     if ids.is_empty() {
         return Default::default();
     }
     ids.sort_unstable();
     let ids: Arc<[SessionId]> = ids.into();
-    let mut shards: Vec<_> = sessions.iter().map(|summary| summary.shard).collect();
+    let mut shards: Vec<_> = sessions().map(|summary| summary.shard).collect();
     shards.sort_unstable();
     shards.dedup();
     let ask = || {

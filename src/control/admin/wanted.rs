@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::refusal::Refusal;
 use super::sessions::PAGE_SIZE;
@@ -12,18 +13,24 @@ use crate::types::State;
 
 const PAGE: usize = 100;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
+    #[param(pattern = "^(active|closed|failed|rejected)?$")]
     state: Option<String>,
     user: Option<String>,
     source: Option<String>,
     destination: Option<String>,
     listener: Option<String>,
     since: Option<String>,
+    #[param(value_type = Option<u32>, minimum = 1)]
     page: Option<String>,
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 10000)]
     page_size: Option<String>,
+    #[param(pattern = "^(start|end|duration|bytes_up|bytes_down|bytes)?$")]
     sort: Option<String>,
+    #[param(pattern = "^(asc|desc)?$")]
     order: Option<String>,
 }
 

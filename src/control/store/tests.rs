@@ -116,6 +116,7 @@ fn session(n: u64) -> Summary {
         generation: Generation(1),
         listener: if n % 2 == 0 { "web".into() } else { "socks".into() },
         client: Client::Ip(source),
+        remote: None,
         source: if n % 11 == 0 { Client::Unix } else { Client::Ip(source) },
         service: Service::Socks5,
         protocol: Protocol::Tcp,

@@ -63,9 +63,11 @@ tables! {
         listener: Vec<Listener<'a>>,
         upstream: Vec<Upstream<'a>>,
         plugin: Vec<Plugin<'a>>,
+        sessions: Sessions<'a>,
+        telemetry: Telemetry,
         demo: Demo<'a>,
         socks: Socks<'a>,
-        ; later: acl, qos, sessions, telemetry
+        ; later: acl, qos
     }
 
     Engine<'a> "[engine]" {
@@ -267,6 +269,19 @@ tables! {
         config: Text<'a>,
         on_fault: Text<'a>,
         max_call: Lasting,
+    }
+
+    Sessions<'a> "[sessions]" {
+        store: Text<'a>,
+        batch_size: Whole,
+        batch_interval: Lasting,
+        retention: Lasting,
+        recent: Whole,
+    }
+
+    Telemetry "[telemetry]" {
+        max_events: Whole,
+        retention: Lasting,
     }
 
     Socks<'a> "[socks]" {

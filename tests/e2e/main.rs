@@ -31,6 +31,7 @@ mod resolve;
 mod signals;
 mod soak;
 mod startup;
+mod store;
 mod storm;
 mod tls;
 mod upstreams;

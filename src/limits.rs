@@ -125,6 +125,19 @@ pub const UDP_LOOKUPS: usize = 8;
 /// Datagrams of one UDP association that wait for names, and bytes of all of them: one of the largest must fit.
 pub const UDP_WAITING: usize = 32;
 pub const UDP_WAITING_BYTES: usize = 128 * 1024;
+/// Session records of one transaction: some milliseconds of the writer's time.
+pub const BATCH: u32 = 100_000;
+/// The shortest wait for a batch to fill: below it a transaction costs more than its records.
+pub const BATCH_INTERVAL: std::time::Duration = std::time::Duration::from_millis(10);
+/// Finished sessions in memory: some 500 bytes each.
+pub const RECENT_SESSIONS: u32 = 1_000_000;
+/// Records that may wait for the database, beyond which they are dropped and counted: five seconds of 20,000 a second, and
+/// some 40 MB.
+pub const UNWRITTEN_SESSIONS: usize = 100_000;
+/// Telemetry events in memory: some 500 bytes each.
+pub const EVENTS: u32 = 100_000;
+/// Bytes of a name, target or rule in a session's record; what is longer is cut.
+pub const RECORD_TEXT_BYTES: usize = 512;
 
 const _: () = assert!(LISTENERS <= u16::MAX as usize && UPSTREAMS <= u16::MAX as usize);
 const _: () = assert!(MAX_BUFFERS as usize <= u16::MAX as usize + 1);

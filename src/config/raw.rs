@@ -63,10 +63,12 @@ tables! {
         listener: Vec<Listener<'a>>,
         upstream: Vec<Upstream<'a>>,
         plugin: Vec<Plugin<'a>>,
+        sessions: Sessions<'a>,
+        telemetry: Telemetry,
         demo: Demo<'a>,
         socks: Socks<'a>,
         acl: Acl<'a>,
-        ; later: qos, sessions, telemetry
+        ; later: qos
     }
 
     Engine<'a> "[engine]" {
@@ -288,6 +290,19 @@ tables! {
         ports: List<WholeOrText<'a>>,
         protocols: List<Text<'a>>,
         listeners: List<Text<'a>>,
+    }
+
+    Sessions<'a> "[sessions]" {
+        store: Text<'a>,
+        batch_size: Whole,
+        batch_interval: Lasting,
+        retention: Lasting,
+        recent: Whole,
+    }
+
+    Telemetry "[telemetry]" {
+        max_events: Whole,
+        retention: Lasting,
     }
 
     Socks<'a> "[socks]" {

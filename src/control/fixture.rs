@@ -9,9 +9,11 @@ use tokio::sync::mpsc;
 
 use super::handle::{Bound, Control, Request, ShardView, View};
 use super::states::States;
+use super::store::Store;
 use crate::config::plan::{
     AccessLog, Address, Admin, Auth, Backend, Balance, BusyPoll, Commands, Engine, Failures, Level, Listener, Log,
-    LogFormat, Method, OnDown, PamService, Place, Plan, Resolve, SendProxy, Service, Socks, Timeouts, Upstream,
+    LogFormat, Method, OnDown, PamService, Place, Plan, Resolve, SendProxy, Service, Sessions, Socks,
+    Store as StoreKind, Telemetry, Timeouts, Upstream,
 };
 use crate::shard::command::{BindId, Inbox, Mailbox, Snapshot};
 use crate::stats::counters::ShardStats;
@@ -46,6 +48,14 @@ pub(super) fn plan(state_dir: &Path) -> Plan {
         listeners: Vec::new(),
         upstreams: Vec::new(),
         plugins: Vec::new(),
+        sessions: Sessions {
+            store: StoreKind::Memory,
+            batch_size: 1000,
+            batch_interval: Duration::from_millis(100),
+            retention: Duration::from_secs(3600),
+            recent: 100,
+        },
+        telemetry: Telemetry { max_events: 100, retention: Duration::from_secs(3600) },
         demo: None,
         acl: crate::config::plan::Acl {
             default: crate::policy::acl::Action::Allow,
@@ -173,6 +183,8 @@ pub(super) fn control(plan: Plan) -> (Control, mpsc::Receiver<Request>, Vec<Fake
     }
     let view = View { snapshot: snapshot(plan), binds, draining: false };
     let (control, requests) = Control::new(None, views, view);
+    let terms = &control.view().snapshot.plan.sessions;
+    control.set_store(Store::start(terms, control.events().clone(), Vec::new()).expect("a thread"));
     (control, requests, shards)
 }
 

@@ -4,12 +4,15 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot};
 
+use super::events::Events;
+use super::history::History;
+use super::store::Store;
 use super::tls::Pending;
 use crate::config::plan::TokenDigest;
 use crate::shard::command::{BindId, Mailbox, Snapshot};
@@ -38,6 +41,10 @@ struct Inner {
     paced: Mutex<Arc<Totals>>,
     /// What the watch found and could not use.
     pending: Mutex<Pending>,
+    events: Events,
+    history: History,
+    /// Set once at the start.
+    store: OnceLock<Store>,
     reloads_ok: AtomicU64,
     reloads_failed: AtomicU64,
     requests: mpsc::Sender<Request>,
@@ -95,6 +102,7 @@ impl Control {
     #[must_use]
     pub fn new(config: Option<PathBuf>, shards: Vec<ShardView>, view: View) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(64);
+        let events = Events::new(view.snapshot.plan.telemetry);
         let inner = Inner {
             started: SystemTime::now(),
             config,
@@ -105,11 +113,43 @@ impl Control {
             generated_token: ArcSwapOption::empty(),
             paced: Mutex::default(),
             pending: Mutex::default(),
+            events,
+            history: History::default(),
+            store: OnceLock::new(),
             reloads_ok: AtomicU64::new(0),
             reloads_failed: AtomicU64::new(0),
             requests,
         };
         (Self(Arc::new(inner)), receiver)
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.0.events
+    }
+
+    /// Samples of the last hours.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.0.history
+    }
+
+    /// Finished sessions; `None` only while arus starts.
+    #[must_use]
+    pub fn store(&self) -> Option<&Store> {
+        self.0.store.get()
+    }
+
+    pub(super) fn set_store(&self, store: Store) {
+        let _ = self.0.store.set(store);
+    }
+
+    /// Records of sessions that no database took: those that the writer had to drop, and those that did not reach it.
+    #[must_use]
+    pub fn sessions_dropped(&self) -> u64 {
+        let dropped = self.0.shards.iter().map(|shard| shard.stats.summaries_dropped.load(Ordering::Relaxed));
+        dropped.sum::<u64>() + self.store().map_or(0, Store::dropped)
     }
 
     #[must_use]

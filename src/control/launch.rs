@@ -12,8 +12,9 @@ use super::privilege::{self, Dropped, Identity};
 use super::recorder::Sink;
 use super::socket::{self, SocketFile};
 use super::startup::{self, Ground};
+use super::store;
 use super::tls;
-use crate::config::plan::{AccessLog, Plan};
+use crate::config::plan::{AccessLog, Plan, Store};
 use crate::plugin::crash;
 
 /// How long the last owner of an address may take to go.
@@ -84,6 +85,9 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Refu
     })?;
     render(prepared.warnings(), config).iter().for_each(|warning| tracing::warn!("{warning}"));
     owned.extend(tls::self_signed::paths(&plan));
+    if let Store::Sqlite(path) = &plan.sessions.store {
+        owned.extend(store::files(path).into_iter().filter(|file| file.is_file()));
+    }
     owned.extend(Some(state_dir.join(crash::FILE)).filter(|path| path.is_file()));
     if let Some(identity) = identity {
         for path in &owned {

@@ -103,6 +103,9 @@ pub enum Command {
     /// Look at sessions, whose ids come sorted: each answers for itself, as it gets its turn. The channel has room for all
     /// of them, and is closed when no more come.
     Look(Arc<[SessionId]>, Sender<(SessionId, Sight)>),
+    /// Some of the live sessions that have lasted for `age`: from a place in the shard's table on, `most` places. Answers
+    /// with the place where to go on, if there is one.
+    SomeSessions { from: usize, most: usize, age: Duration, reply: Reply<(Vec<Summary>, Option<usize>)> },
     /// Cut a session; answers whether the shard had it.
     Kill(SessionId, Reply<bool>),
     /// The histograms since the last time.

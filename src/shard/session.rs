@@ -127,6 +127,10 @@ impl Live {
         self.backend.get()
     }
 
+    pub(super) fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.start)
+    }
+
     pub(super) fn summary(&self, shard: &Shard) -> Summary {
         let since = |at: Duration, from: Duration| at.saturating_sub(from);
         Summary {
@@ -364,8 +368,14 @@ impl Drop for Session {
         sub(&shard.stats().active, 1);
         sub(&counters.active, 1);
         match (outcome.state, outcome.blame) {
-            (State::Failed, Some(blame)) => add(&counters.failed[live.stage.get() as usize][blame as usize], 1),
-            (State::Rejected, _) => add(&counters.rejected[outcome.reason as usize], 1),
+            (State::Failed, Some(blame)) => {
+                add(&counters.failed[live.stage.get() as usize][blame as usize], 1);
+                add(&shard.stats().failed, 1);
+            }
+            (State::Rejected, _) => {
+                add(&counters.rejected[outcome.reason as usize], 1);
+                add(&shard.stats().rejected, 1);
+            }
             _ => add(&counters.closed, 1),
         }
         let mut latencies = shard.latencies.borrow_mut();
@@ -392,6 +402,7 @@ pub(super) fn reject(
 ) {
     let state = &generation.snapshot.listeners[usize::from(listener.0)];
     add(&state.counters[usize::from(shard.id().0)].rejected[reason as usize], 1);
+    add(&shard.stats().rejected, 1);
     if generation.keeps_summaries() {
         shard.record(Summary {
             id: shard.new_session_id(),

@@ -28,6 +28,9 @@ pub struct ShardStats {
     /// Sessions that are open now.
     pub active: AtomicU64,
     pub accepted: AtomicU64,
+    /// Sessions that failed, and connections that were refused.
+    pub failed: AtomicU64,
+    pub rejected: AtomicU64,
     pub bytes_up: AtomicU64,
     pub bytes_down: AtomicU64,
     /// Nanoseconds of CPU that the shard's thread has used, since start.

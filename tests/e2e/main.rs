@@ -32,6 +32,7 @@ mod signals;
 mod soak;
 mod socks;
 mod startup;
+mod store;
 mod storm;
 mod tls;
 mod udp;

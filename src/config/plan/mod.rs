@@ -5,6 +5,7 @@
 mod acl;
 mod admin;
 mod auth;
+mod sessions;
 mod socks;
 mod tls;
 
@@ -18,6 +19,7 @@ use ipnet::IpNet;
 pub use acl::{Acl, AclFile};
 pub use admin::{Admin, AdminListen, AdminToken, AdminUser, PasswordHash, Scope, TokenDigest};
 pub use auth::{Auth, Failures, Method, PamService, Secret, User};
+pub use sessions::{Sessions, Store, Telemetry};
 pub use socks::{Commands, ProxyCredentials, Socks, UpstreamProxy};
 pub use tls::{ClientAuth, File, Identity, KeyPair, Place, TlsIn, TlsOut, TlsVersion, UnknownSni};
 
@@ -36,6 +38,8 @@ pub struct Plan {
     pub upstreams: Vec<Upstream>,
     /// Indexed by [`PluginIndex`].
     pub plugins: Vec<Plugin>,
+    pub sessions: Sessions,
+    pub telemetry: Telemetry,
     pub demo: Option<Demo>,
     pub socks: Socks,
     pub acl: Acl,

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::diff::{diff, keep_fixed};
-use crate::config::plan::{AccessLog, Address, Balance, BusyPoll, OnDown, OnFault};
+use crate::config::plan::{AccessLog, Address, Balance, BusyPoll, OnDown, OnFault, Store};
 use crate::types::PluginIndex;
 
 #[test]
 fn defaults() {
-    let Plan { engine, log, admin, auth: _, listeners, upstreams, plugins, demo, socks, acl } = plan(MINIMAL);
+    let Plan { engine, log, admin, auth: _, listeners, upstreams, plugins, sessions, telemetry, demo, socks, acl } =
+        plan(MINIMAL);
     assert_eq!(
         (acl.default, acl.file, acl.reevaluate, acl.rules.len()),
         (crate::policy::acl::Action::Block, None, true, 0)
@@ -28,6 +29,10 @@ fn defaults() {
     assert_eq!((listeners[0].backlog, listeners[0].fast_open, listeners[0].line), (4096, false, 1));
     assert_eq!(listeners[0].timeouts.idle, Duration::from_secs(600));
     assert!(listeners[0].plugins.is_empty() && plugins.is_empty());
+    assert_eq!(sessions.store, Store::Sqlite("/var/lib/arus/sessions.db".into()));
+    assert_eq!((sessions.batch_size, sessions.batch_interval, sessions.recent), (1000, Duration::from_secs(1), 10_000));
+    assert_eq!(sessions.retention, Duration::from_secs(90 * 24 * 3600));
+    assert_eq!((telemetry.max_events, telemetry.retention), (1000, Duration::from_secs(6 * 3600)));
     let upstream = &upstreams[0];
     assert_eq!((upstream.balance, upstream.retries, upstream.on_down), (Balance::RoundRobin, 2, OnDown::Keep));
     assert_eq!((upstream.resolve.ttl_min, upstream.resolve.ttl_max), (Duration::from_secs(1), Duration::from_secs(60)));

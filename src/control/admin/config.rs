@@ -13,8 +13,8 @@ use serde_json::{Map, Value, json};
 
 use crate::config::plan::{
     AcceptProxy, AccessLog, Admin, AdminToken, AdminUser, Backend, Balance, BusyPoll, Demo, Engine, Health, Identity,
-    KeyPair, Level, Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Socks,
-    Timeouts, TlsIn, TlsOut, UnknownSni, Upstream, UpstreamProxy, Warm,
+    KeyPair, Level, Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy,
+    Sessions, Socks, Telemetry, Timeouts, TlsIn, TlsOut, UnknownSni, Upstream, UpstreamProxy, Warm,
 };
 use crate::control::handle::Control;
 use crate::types::UpstreamIndex;
@@ -33,9 +33,11 @@ fn plan(plan: &Plan) -> Value {
         listeners,
         upstreams,
         plugins,
+        acl: rules,
+        sessions: finished,
+        telemetry: t,
         demo: d,
         socks: s,
-        acl: rules,
         auth: authentication,
     } = plan;
     present(json!({
@@ -48,6 +50,8 @@ fn plan(plan: &Plan) -> Value {
         "socks": socks(s),
         "acl": super::acl::shown(rules),
         "plugin": plugins.iter().map(plugin).collect::<Vec<_>>(),
+        "sessions": sessions(finished),
+        "telemetry": telemetry(t),
         "demo": d.as_ref().map(|Demo { hello, accept_proxy }| json!({ "hello": hello, "accept_proxy": accept_proxy })),
     }))
 }
@@ -134,6 +138,22 @@ fn admin(admin: &Admin) -> Value {
         "users": users.iter().map(user).collect::<Vec<_>>(),
         "tokens": tokens.iter().map(token).collect::<Vec<_>>(),
     })
+}
+
+fn sessions(sessions: &Sessions) -> Value {
+    let Sessions { store, batch_size, batch_interval, retention, recent } = sessions;
+    json!({
+        "store": store.words(),
+        "batch_size": batch_size,
+        "batch_interval": duration(*batch_interval),
+        "retention": duration(*retention),
+        "recent": recent,
+    })
+}
+
+fn telemetry(telemetry: &Telemetry) -> Value {
+    let Telemetry { max_events, retention } = telemetry;
+    json!({ "max_events": max_events, "retention": duration(*retention) })
 }
 
 fn listener(listener: &Listener, plan: &Plan) -> Value {

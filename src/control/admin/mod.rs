@@ -12,13 +12,16 @@ mod connect;
 mod dashboard;
 mod door;
 pub(super) mod entrance;
+pub mod events;
 mod headers;
+pub mod history;
 mod login;
 mod logins;
 mod metrics;
 mod openapi;
 mod orders;
 mod origin;
+pub mod overview;
 pub mod plugins;
 mod refusal;
 pub(super) mod secret;
@@ -28,6 +31,7 @@ mod shards;
 pub mod status;
 pub(super) mod token;
 pub mod verdict;
+mod wanted;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +89,9 @@ fn endpoints() -> OpenApiRouter<Api> {
         .routes(routes!(orders::order))
         .routes(routes!(plugins::show))
         .routes(routes!(sessions::list))
+        .routes(routes!(overview::show))
+        .routes(routes!(events::list))
+        .routes(routes!(history::show))
         .routes(routes!(verdict::list))
         .routes(routes!(sessions::show, sessions::kill))
         .routes(routes!(reload))

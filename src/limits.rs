@@ -38,6 +38,9 @@ pub const PROXY_HEADER_BYTES: usize = 16 + u16::MAX as usize;
 pub const PROXY_LINE_BYTES: usize = 107;
 /// Bytes of a PROXY header's unique id (PROXY protocol 2.2.5).
 pub const UNIQUE_ID_BYTES: usize = 128;
+/// Bytes of a message of SOCKS: a user and a password of 255 bytes, each behind its length, and the version (RFC 1929);
+/// a request of version 4A has a user and a name of 255 bytes, each with its NUL, behind 8 bytes.
+pub const SOCKS_MESSAGE_BYTES: usize = 8 + 2 * 256;
 /// Bytes of a TLS ClientHello without record headers: browsers send 0.5 KiB, 1.8 KiB with post-quantum key shares, and
 /// some KiB more with a large session ticket.
 pub const CLIENT_HELLO_BYTES: usize = 16 * 1024;
@@ -94,6 +97,14 @@ pub const BUFFER_SIZE: std::ops::RangeInclusive<u32> = 1024..=1024 * 1024;
 pub const PLUGIN_BYTES: u64 = 64 * 1024 * 1024;
 /// Different plugin files that one process loads: none is ever unloaded, and each keeps a descriptor.
 pub const PLUGIN_IMAGES: usize = 1000;
+/// Users of `[auth]`; more belong into PAM.
+pub const AUTH_USERS: usize = 100_000;
+/// Bytes of a user's or group's name and of a password: their lengths are one byte each (RFC 1929 section 2).
+pub const CREDENTIAL_BYTES: usize = 255;
+/// Groups of one user: what Linux allows a process is 65,536, and each is compared with those of access rules.
+pub const GROUPS_PER_USER: usize = 1024;
+/// Failed logins that may be allowed before a ban: the times of so many are kept for each source.
+pub const AUTH_FAILURES: u32 = 100;
 /// Plugins of a plan.
 pub const PLUGINS: usize = 256;
 /// Plugins of one listener: each may hold back and produce for both directions of each connection.

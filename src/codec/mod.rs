@@ -25,6 +25,17 @@ pub enum Progress<T> {
     Bad(Error),
 }
 
+impl<T> Progress<T> {
+    /// Makes something else of the message.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Progress<U> {
+        match self {
+            Self::Done(message, used) => Progress::Done(make(message), used),
+            Self::NeedMore => Progress::NeedMore,
+            Self::Bad(error) => Progress::Bad(error),
+        }
+    }
+}
+
 /// Why bytes are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {

@@ -1,5 +1,7 @@
 //! What a reload changes, in words for its log line, and which changes must wait for a restart.
 
+mod auth;
+
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -8,8 +10,8 @@ use std::time::Duration;
 
 use super::plan::{
     AcceptProxy, AccessLog, Admin, AdminListen, AdminToken, AdminUser, Backend, BusyPoll, ClientAuth, Demo, Engine,
-    Health, Identity, KeyPair, Listener, Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Timeouts, TlsIn,
-    TlsOut, Upstream, Warm,
+    Health, Identity, KeyPair, Listener, Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Socks, Timeouts,
+    TlsIn, TlsOut, Upstream, UpstreamProxy, Warm,
 };
 use super::units::show_duration;
 use crate::types::{PluginIndex, UpstreamIndex};
@@ -123,16 +125,30 @@ fn by_name(tables: &[Table]) -> HashMap<&str, &Table> {
 // From here on every struct is taken apart without `..`, so that a new field cannot be forgotten.
 
 fn tables(plan: &Plan) -> Vec<Table> {
-    let Plan { engine, log, admin, listeners, upstreams, plugins, demo } = plan;
-    let mut tables = vec![self::engine(engine), self::log(log), self::admin(admin)];
+    let Plan { engine, log, admin, auth: authentication, listeners, upstreams, plugins, demo, socks } = plan;
+    let mut tables = vec![self::engine(engine), self::log(log), self::admin(admin), auth::auth(authentication)];
     let demo_table = |Demo { hello, accept_proxy }: &Demo| {
         Table::new("demo").fact("hello", hello).fact("accept_proxy", accept_proxy)
     };
     tables.extend(demo.as_ref().map(demo_table));
+    tables.push(self::socks(socks));
     tables.extend(upstreams.iter().map(upstream));
     tables.extend(plugins.iter().map(plugin));
     tables.extend(listeners.iter().map(|listener| self::listener(listener, plan)));
     tables
+}
+
+fn socks(socks: &Socks) -> Table {
+    let Socks { commands, bind_timeout, udp_idle, udp_max_associations_per_user, advertise, socks4, upstream_proxy } =
+        socks;
+    Table::new("socks")
+        .items(commands.words().into_iter().map(|word| format!("command {word}")))
+        .lasting("bind_timeout", *bind_timeout)
+        .lasting("udp_idle", *udp_idle)
+        .fact("udp_max_associations_per_user", udp_max_associations_per_user)
+        .option("advertise", *advertise)
+        .fact("socks4", socks4)
+        .option("upstream_proxy", upstream_proxy.as_ref().map(UpstreamProxy::shown))
 }
 
 fn engine(engine: &Engine) -> Table {

@@ -59,11 +59,13 @@ tables! {
         timeouts: Timeouts,
         log: Log<'a>,
         admin: Admin<'a>,
+        auth: Auth<'a>,
         listener: Vec<Listener<'a>>,
         upstream: Vec<Upstream<'a>>,
         plugin: Vec<Plugin<'a>>,
         demo: Demo<'a>,
-        ; later: auth, acl, socks, qos, sessions, telemetry
+        socks: Socks<'a>,
+        ; later: acl, qos, sessions, telemetry
     }
 
     Engine<'a> "[engine]" {
@@ -114,6 +116,28 @@ tables! {
         name: Text<'a>,
         hash: Text<'a>,
         scope: Text<'a>,
+    }
+
+    Auth<'a> "[auth]" {
+        methods: List<Text<'a>>,
+        client_pam_service: Text<'a>,
+        pam_service: Text<'a>,
+        system_groups: Flag,
+        failures: Failures,
+        user: Vec<AuthUser<'a>>,
+    }
+
+    Failures "[auth.failures]" {
+        limit: Whole,
+        window: Lasting,
+        ban: Lasting,
+    }
+
+    AuthUser<'a> "[[auth.user]]" {
+        name: Text<'a>,
+        password_hash: Text<'a>,
+        password: Text<'a>,
+        groups: List<Text<'a>>,
     }
 
     Listener<'a> "[[listener]]" {
@@ -243,6 +267,16 @@ tables! {
         config: Text<'a>,
         on_fault: Text<'a>,
         max_call: Lasting,
+    }
+
+    Socks<'a> "[socks]" {
+        commands: List<Text<'a>>,
+        bind_timeout: Lasting,
+        udp_idle: Lasting,
+        udp_max_associations_per_user: Whole,
+        advertise: Text<'a>,
+        socks4: Flag,
+        upstream_proxy: Text<'a>,
     }
 
     Demo<'a> "[demo]" {

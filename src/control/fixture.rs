@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use super::handle::{Bound, Control, Request, ShardView, View};
 use super::states::States;
 use crate::config::plan::{
-    AccessLog, Address, Admin, Backend, Balance, BusyPoll, Engine, Level, Listener, Log, LogFormat, OnDown, Plan,
-    Resolve, SendProxy, Service, Timeouts, Upstream,
+    AccessLog, Address, Admin, Auth, Backend, Balance, BusyPoll, Commands, Engine, Failures, Level, Listener, Log,
+    LogFormat, Method, OnDown, PamService, Place, Plan, Resolve, SendProxy, Service, Socks, Timeouts, Upstream,
 };
 use crate::shard::command::{BindId, Inbox, Mailbox, Snapshot};
 use crate::stats::counters::ShardStats;
@@ -42,10 +42,34 @@ pub(super) fn plan(state_dir: &Path) -> Plan {
             users: Vec::new(),
             tokens: Vec::new(),
         },
+        auth: auth(),
         listeners: Vec::new(),
         upstreams: Vec::new(),
         plugins: Vec::new(),
         demo: None,
+        socks: Socks {
+            commands: Commands { connect: true, bind: true, udp: true },
+            bind_timeout: Duration::from_secs(5),
+            udp_idle: Duration::from_secs(5),
+            udp_max_associations_per_user: 2,
+            advertise: None,
+            socks4: false,
+            upstream_proxy: None,
+        },
+    }
+}
+
+/// What `[auth]` is where the file has none.
+pub(super) fn auth() -> Auth {
+    let at = Place::default();
+    Auth {
+        methods: vec![Method::None],
+        at,
+        client_pam_service: None,
+        pam_service: PamService { name: "arus".into(), at },
+        system_groups: false,
+        failures: Failures { limit: 5, window: Duration::from_secs(60), ban: Duration::from_secs(300) },
+        users: Vec::new(),
     }
 }
 

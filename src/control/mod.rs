@@ -5,6 +5,7 @@
 pub mod admin;
 mod answers;
 mod bound;
+mod errands;
 #[cfg(test)]
 mod fixture;
 pub mod handle;

@@ -19,6 +19,7 @@ use super::admin::Listeners;
 use super::admin::entrance::Entrance;
 use super::admin::secret::digest_of;
 use super::answers::{answers, apply, ping};
+use super::errands;
 use super::handle::{Control, Request, ShardView};
 use super::hangs::HangWatch;
 use super::health::Checks;
@@ -27,7 +28,7 @@ use super::launch::{Launched, Refused, launch};
 use super::plugins;
 use super::prepare::InForce;
 use super::recorder::{self, Recorder};
-use super::resolver::Resolver;
+use super::resolver::{self, Resolver};
 use super::signals::{Signal, Signals};
 use super::socket::SocketFile;
 use super::startup::Ground;
@@ -38,7 +39,7 @@ use super::watch::{Content, Watch};
 use crate::config;
 use crate::config::plan::{Engine, Log, Plan};
 use crate::shard;
-use crate::shard::command::{Command, Event, Handover, Mailbox};
+use crate::shard::command::{Command, Commission, ERRANDS, Event, Handover, Mailbox};
 use crate::stats::counters::ShardStats;
 use crate::stats::summary::Summary;
 use crate::types::ShardId;
@@ -195,10 +196,12 @@ impl Supervisor {
         } = launched;
         let signals = Signals::new().map_err(one("no signal handlers"))?;
         let plan = prepared.snapshot().plan.clone();
-        let Crew { views, threads, events, summaries } =
+        let Crew { views, threads, events, summaries, commissions } =
             muster(&ground, &plan.engine, &hooks).map_err(one("no shards"))?;
         let shards: Arc<[Mailbox]> = views.iter().map(|view| view.mailbox.clone()).collect();
-        let mut events = forward(events).map_err(one("no thread"))?;
+        let mut events = forward("events", events).map_err(one("no thread"))?;
+        let commissions = forward("errands", commissions).map_err(one("no thread"))?;
+        tokio::spawn(errands::run(commissions, Arc::clone(&shards), resolver::system()));
 
         let mut resolver = Resolver::new(Arc::clone(&shards));
         resolver.follow(prepared.snapshot());
@@ -383,12 +386,14 @@ struct Crew {
     threads: Vec<JoinHandle<()>>,
     events: Receiver<Event>,
     summaries: Receiver<Summary>,
+    commissions: Receiver<Commission>,
 }
 
 /// Starts the shards, without listeners.
 fn muster(ground: &Ground, engine: &Engine, hooks: &Hooks) -> io::Result<Crew> {
     let (summary_sender, summaries) = bounded(recorder::CAPACITY);
     let (event_sender, events) = unbounded();
+    let (errand_sender, commissions) = bounded(ERRANDS);
     let pairs: Vec<_> = ground.cpus.iter().map(|_| Mailbox::new()).collect::<io::Result<_>>()?;
     let (mailboxes, inboxes): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
     let peers: Arc<[Mailbox]> = mailboxes.iter().cloned().collect();
@@ -405,18 +410,19 @@ fn muster(ground: &Ground, engine: &Engine, hooks: &Hooks) -> io::Result<Crew> {
             events: event_sender.clone(),
             summaries: summary_sender.clone(),
             peers: Arc::clone(&peers),
+            errands: errand_sender.clone(),
         })?);
         views.push(ShardView { id, cpu, mailbox, stats });
     }
-    Ok(Crew { views, threads, events, summaries })
+    Ok(Crew { views, threads, events, summaries, commissions })
 }
 
-/// Brings the shards' events into the runtime.
-fn forward(events: Receiver<Event>) -> io::Result<mpsc::UnboundedReceiver<Event>> {
+/// Brings what the shards send into the runtime.
+fn forward<T: Send + 'static>(name: &str, sent: Receiver<T>) -> io::Result<mpsc::UnboundedReceiver<T>> {
     let (sender, receiver) = mpsc::unbounded_channel();
-    std::thread::Builder::new().name("events".into()).spawn(move || {
-        for event in events {
-            if sender.send(event).is_err() {
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        for each in sent {
+            if sender.send(each).is_err() {
                 return;
             }
         }

@@ -25,6 +25,7 @@ fn fake_shard(parts: shard::Parts) -> io::Result<JoinHandle<()>> {
                 Command::Kill(_, reply) => reply.send(false),
                 Command::Latencies(reply) => reply.send(Default::default()),
                 Command::Sessions(reply) => reply.send(Vec::new()),
+                Command::Done(..) => {}
                 Command::Drain(_, reply) => {
                     reply.send(parts.id);
                     return;

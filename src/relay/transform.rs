@@ -76,6 +76,13 @@ impl Transform {
         is_needed.then(|| Box::new(Self { open, opened, open_end: None, line, lined, line_end: None, seal, from }))
     }
 
+    /// What was opened before the relay began.
+    #[must_use]
+    pub fn beginning_with(mut self: Box<Self>, opened: Queue) -> Box<Self> {
+        self.opened = opened;
+        self
+    }
+
     /// Takes from `inbox`, and appends what comes of it to `outbox`: about `room` bytes at most. `ended` says that
     /// nothing comes after what is in the inbox.
     pub(super) fn run(

@@ -24,10 +24,13 @@ const READ_AHEAD: u32 = 4 * 1024;
 /// A backend's connection.
 pub(super) struct Reached {
     pub(super) inlet: Inlet,
-    pub(super) place: Place,
+    /// `None` where the client said itself where it goes.
+    pub(super) place: Option<Place>,
     pub(super) tls: Option<tls::Session>,
     /// Goes before the client's bytes.
-    pub(super) preface: Queue,
+    pub(super) up: Queue,
+    /// Goes before the upstream's bytes.
+    pub(super) down: Queue,
 }
 
 /// Gets a backend's connection for the session: routes, waits for a place where the configuration says so, dials, and
@@ -59,7 +62,8 @@ pub(super) async fn reach(session: &Session, greeted: &mut Greeted) -> Result<Re
                 place.backend().connect_succeeded();
                 session.connected(&place, session.shard().ring().now().saturating_sub(before));
                 greeted.inlet.catch_up().await;
-                return Ok(Reached { inlet, place, tls, preface });
+                let down = Queue::new(session.shard().ring().pool());
+                return Ok(Reached { inlet, place: Some(place), tls, up: preface, down });
             }
             Err(error) => {
                 session.shard().connect_failed(place.backend(), plan.outlier, error);

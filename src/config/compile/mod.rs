@@ -2,11 +2,14 @@
 //! wrong, so that the rest is looked at too.
 
 mod admin;
+mod auth;
 mod bounds;
 mod engine;
+mod hash;
 mod listener;
 mod plugin;
 mod proxy;
+mod socks;
 mod tls;
 mod upstream;
 
@@ -26,7 +29,9 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
     let engine = engine::engine(raw.engine.as_ref(), base, environment, report);
     let log = engine::log(raw.log.as_ref(), base, report);
     let admin = admin::admin(raw.admin.as_ref(), &engine.state_dir, report);
+    let auth = auth::auth(raw.auth.as_ref(), report);
     let demo = engine::demo(raw.demo.as_ref(), report);
+    let socks = socks::socks(raw.socks.as_ref(), report);
     let timeouts = engine::timeouts(raw.timeouts.as_ref(), report);
 
     let raw_upstreams = raw.upstream.as_deref().unwrap_or_default();
@@ -73,7 +78,7 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
     }
     scope.upstreams.warn_unused(report);
     scope.plugins.warn_unused(report);
-    Plan { engine, log, admin, listeners, upstreams, plugins, demo }
+    Plan { engine, log, admin, listeners, upstreams, plugins, demo, socks, auth }
 }
 
 /// Refuses a list of tables that is too long, at the first one too many; hands on those that may be.

@@ -3,6 +3,8 @@
 //! A plan holds no descriptors and no resolved names; those are acquired by `control::prepare`.
 
 mod admin;
+mod auth;
+mod socks;
 mod tls;
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +15,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use admin::{Admin, AdminListen, AdminToken, AdminUser, PasswordHash, Scope, TokenDigest};
+pub use auth::{Auth, Failures, Method, PamService, Secret, User};
+pub use socks::{Commands, ProxyCredentials, Socks, UpstreamProxy};
 pub use tls::{ClientAuth, File, Identity, KeyPair, Place, TlsIn, TlsOut, TlsVersion, UnknownSni};
 
 pub use crate::types::Service;
@@ -23,6 +27,7 @@ pub struct Plan {
     pub engine: Engine,
     pub log: Log,
     pub admin: Admin,
+    pub auth: Auth,
     /// Indexed by [`ListenerIndex`].
     pub listeners: Vec<Listener>,
     /// Indexed by [`UpstreamIndex`].
@@ -30,6 +35,7 @@ pub struct Plan {
     /// Indexed by [`PluginIndex`].
     pub plugins: Vec<Plugin>,
     pub demo: Option<Demo>,
+    pub socks: Socks,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -11,7 +11,9 @@ use crate::types::PluginIndex;
 
 #[test]
 fn defaults() {
-    let Plan { engine, log, admin, listeners, upstreams, plugins, demo } = plan(MINIMAL);
+    let Plan { engine, log, admin, auth: _, listeners, upstreams, plugins, demo, socks } = plan(MINIMAL);
+    assert_eq!((socks.commands.words(), socks.socks4), (vec!["connect"], false));
+    assert_eq!((socks.bind_timeout, socks.udp_idle), (Duration::from_secs(300), Duration::from_secs(120)));
     assert_eq!((engine.shards, engine.pin, engine.buffer_size), (None, true, 16_384));
     assert_eq!((engine.buffers, engine.max_buffers, engine.busy_poll), (256, 8192, BusyPoll::Off));
     assert_eq!((engine.max_connections, engine.drain_timeout), (100_000, Duration::from_secs(30)));

@@ -3,6 +3,8 @@
 //! Made from the plan in force, not from the file, which may have changed since. Each table takes its plan apart
 //! without `..`, so that a new key does not compile until it is shown here (or left out by name, as a secret is).
 
+mod auth;
+
 use std::time::Duration;
 
 use axum::extract::State;
@@ -11,8 +13,8 @@ use serde_json::{Map, Value, json};
 
 use crate::config::plan::{
     AcceptProxy, AccessLog, Admin, AdminToken, AdminUser, Backend, Balance, BusyPoll, Demo, Engine, Health, Identity,
-    KeyPair, Level, Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy,
-    Timeouts, TlsIn, TlsOut, UnknownSni, Upstream, Warm,
+    KeyPair, Level, Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Socks,
+    Timeouts, TlsIn, TlsOut, UnknownSni, Upstream, UpstreamProxy, Warm,
 };
 use crate::control::handle::Control;
 use crate::types::UpstreamIndex;
@@ -24,15 +26,32 @@ pub(super) async fn show(State(control): State<Control>) -> Json<Value> {
 }
 
 fn plan(plan: &Plan) -> Value {
-    let Plan { engine: e, log: l, admin: a, listeners, upstreams, plugins, demo: d } = plan;
+    let Plan { engine: e, log: l, admin: a, listeners, upstreams, plugins, demo: d, socks: s, auth: authentication } =
+        plan;
     present(json!({
         "engine": engine(e),
         "log": log(l),
         "admin": admin(a),
+        "auth": auth::auth(authentication),
         "listener": listeners.iter().map(|each| listener(each, plan)).collect::<Vec<_>>(),
         "upstream": upstreams.iter().map(upstream).collect::<Vec<_>>(),
+        "socks": socks(s),
         "plugin": plugins.iter().map(plugin).collect::<Vec<_>>(),
         "demo": d.as_ref().map(|Demo { hello, accept_proxy }| json!({ "hello": hello, "accept_proxy": accept_proxy })),
+    }))
+}
+
+fn socks(socks: &Socks) -> Value {
+    let Socks { commands, bind_timeout, udp_idle, udp_max_associations_per_user, advertise, socks4, upstream_proxy } =
+        socks;
+    present(json!({
+        "commands": commands.words(),
+        "bind_timeout": duration(*bind_timeout),
+        "udp_idle": duration(*udp_idle),
+        "udp_max_associations_per_user": udp_max_associations_per_user,
+        "advertise": advertise,
+        "socks4": socks4,
+        "upstream_proxy": upstream_proxy.as_ref().map(UpstreamProxy::shown),
     }))
 }
 

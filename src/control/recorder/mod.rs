@@ -224,6 +224,7 @@ pub(super) mod tests {
             rule: None,
             tls: None,
             backend: Some(Arc::new(backend)),
+            remote: None,
             start: SystemTime::UNIX_EPOCH + Duration::from_millis(1_714_979_289_123),
             duration: Duration::from_millis(1500),
             connect: Some(Duration::from_micros(250)),

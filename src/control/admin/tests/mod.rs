@@ -151,6 +151,7 @@ fn summary(id: SessionId) -> Summary {
         rule: None,
         tls: None,
         backend: None,
+        remote: None,
         start: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000),
         duration: Duration::from_millis(1500),
         connect: Some(Duration::from_micros(250)),

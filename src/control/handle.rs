@@ -170,6 +170,13 @@ impl Control {
         totals
     }
 
+    /// Part of the last second in which a shard worked, 0 to 1.
+    #[must_use]
+    pub fn busy_share(&self, shard: ShardId) -> f64 {
+        let paced = self.0.paced.lock().unwrap_or_else(PoisonError::into_inner);
+        paced.shards.get(usize::from(shard.0)).map_or(0.0, |shard| shard.busy)
+    }
+
     /// All counters, without rates.
     pub(super) fn read_totals(&self) -> Totals {
         let view = self.view();

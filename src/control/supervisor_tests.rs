@@ -30,7 +30,7 @@ fn fake_shard(parts: shard::Parts) -> io::Result<JoinHandle<()>> {
                     reply.send(parts.id);
                     return;
                 }
-                Command::Addresses(..) | Command::BackendDown(_) | Command::SlotFreed(_) => {}
+                Command::Addresses(..) | Command::BackendDown(_) | Command::SlotFreed(_) | Command::Look(..) => {}
             }
         }
     })

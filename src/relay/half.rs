@@ -1,6 +1,7 @@
 //! One direction of a relay: a state machine that receives from one socket and sends to the other, through a transform
 //! where there is one.
 
+mod look;
 mod work;
 
 use std::io;

@@ -200,6 +200,12 @@ impl Transform {
         self.opened.count() + self.lined.count()
     }
 
+    /// Bytes that wait between its stages, and those of them that plugins hold back.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        let held_back = self.line.as_ref().map_or(0, Line::held_back);
+        (self.opened.len() + self.lined.len() + held_back, held_back)
+    }
+
     /// Whether it has something to say without anything having come.
     pub(super) fn owes(&self) -> bool {
         self.seal.as_ref().is_some_and(Sealer::owes)

@@ -15,6 +15,7 @@ use crate::plugin::watch::{ProcessId, Watch};
 use crate::plugin::{Opened, Process};
 use crate::policy::budget::Budget;
 use crate::policy::identity;
+use crate::relay::sight::Sight;
 use crate::stats::counters::{ListenerState, ShardStats};
 use crate::stats::latency::Latencies;
 use crate::stats::summary::Summary;
@@ -93,6 +94,9 @@ pub enum Command {
     SlotFreed(BackendId),
     /// The live sessions.
     Sessions(Reply<Vec<Summary>>),
+    /// Look at sessions, whose ids come sorted: each answers for itself, as it gets its turn. The channel has room for all
+    /// of them, and is closed when no more come.
+    Look(Arc<[SessionId]>, Sender<(SessionId, Sight)>),
     /// Cut a session; answers whether the shard had it.
     Kill(SessionId, Reply<bool>),
     /// The histograms since the last time.

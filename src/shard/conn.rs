@@ -13,6 +13,7 @@ use super::session::{Outcome, Session};
 use super::socks;
 use crate::plugin::{self, Refusal};
 use crate::policy::permit::Permit;
+use crate::relay::sight::Sight;
 use crate::relay::{self, Direction, Line, Transform, Way};
 use crate::ring::Socket;
 use crate::types::{Blame, Reason, Service, State};
@@ -146,6 +147,8 @@ async fn or_cut<T>(session: &Session, future: impl Future<Output = Result<T, Out
         if let Poll::Ready((reason, blame)) = session.live().cut.poll(context) {
             return Poll::Ready(Err(Outcome::failed(reason, blame)));
         }
+        // There is nothing to be seen yet; the stage says enough.
+        session.live().cut.answer(Sight::default);
         future.as_mut().poll(context)
     })
     .await

@@ -27,6 +27,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use slab::Slab;
 
 use crate::config::plan::{BusyPoll, Engine, OnDown, Outlier};
+use crate::relay::sight::Sight;
 use crate::ring::{Features, Options, Pacing, Ring};
 use crate::stats;
 use crate::stats::counters::{ShardStats, add};
@@ -244,6 +245,7 @@ impl Shard {
                 Command::Sessions(reply) => {
                     reply.send(self.sessions.borrow().iter().map(|(_, live)| live.summary(self)).collect());
                 }
+                Command::Look(ids, answers) => self.look(&ids, &answers),
                 Command::Kill(id, reply) => reply.send(self.kill(id)),
                 Command::Latencies(reply) => reply.send(self.latencies.borrow_mut().take()),
                 Command::Done(ticket, answer) => self.errands.answer(ticket, answer),
@@ -323,6 +325,18 @@ impl Shard {
             let closes = upstreams.iter().any(|plan| plan.name == used.upstream && plan.on_down == OnDown::Close);
             if closes {
                 live.cut.cut(Reason::BackendDown, Blame::Upstream);
+            }
+        }
+        self.ring.note_activity();
+    }
+
+    fn look(&self, ids: &[SessionId], answers: &Sender<(SessionId, Sight)>) {
+        for (_, live) in self.sessions.borrow().iter() {
+            if ids.binary_search(&live.id).is_ok() {
+                let (id, answers) = (live.id, answers.clone());
+                live.cut.ask(Box::new(move |sight| {
+                    let _ = answers.try_send((id, sight));
+                }));
             }
         }
         self.ring.note_activity();

@@ -8,6 +8,7 @@ mod ask;
 mod attempts;
 mod config;
 mod connect;
+mod dashboard;
 mod door;
 pub(super) mod entrance;
 mod headers;
@@ -25,6 +26,7 @@ pub mod sessions;
 mod shards;
 pub mod status;
 pub(super) mod token;
+pub mod verdict;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,6 +84,7 @@ fn endpoints() -> OpenApiRouter<Api> {
         .routes(routes!(orders::order))
         .routes(routes!(plugins::show))
         .routes(routes!(sessions::list))
+        .routes(routes!(verdict::list))
         .routes(routes!(sessions::show, sessions::kill))
         .routes(routes!(reload))
         .routes(routes!(drain))
@@ -107,7 +110,7 @@ fn open(api: Api) -> Router {
 /// For peers that do.
 fn guarded(api: Api) -> Router {
     let door = Arc::clone(&api.door);
-    router(api).layer(from_fn_with_state(door, door::guard)).layer(from_fn(headers::set))
+    router(api).merge(dashboard::router()).layer(from_fn_with_state(door, door::guard)).layer(from_fn(headers::set))
 }
 
 /// Serves the API on the control socket, and on TCP as `listeners` say, for ever; dropping the future ends all its

@@ -65,6 +65,7 @@ pub(super) async fn order(
         }
         _ => return Err(Refusal::new(StatusCode::NOT_FOUND, "an order is drain, up or down")),
     }
+    backend.note_change(crate::stats::clock_ms());
     tracing::info!(upstream = %upstream.name, backend = %backend.address, %order, "an operator gave an order");
     Ok(Json(Ordered { upstream: upstream.name.to_string(), backend: backend.address.to_string(), order }))
 }

@@ -11,6 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::ask::{Answers, ask_all};
 use super::refusal::{Problem, Refusal};
+use super::verdict::{Found, Held, Tcp, Verdict, examine};
 use crate::control::handle::Control;
 use crate::shard::command::Command;
 use crate::stats::summary::Summary;
@@ -51,6 +52,13 @@ pub struct Session {
     pub tls_cipher: Option<String>,
     pub shard: u16,
     pub generation: u64,
+    /// Who keeps it waiting. This and the next two are there when one live session is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<Tcp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
 }
 
 /// A page of sessions, newest first.
@@ -113,7 +121,13 @@ pub(super) async fn show(State(control): State<Control>, Path(id): Path<String>)
     let id = parse(&id)?;
     let Answers { given, missing } = ask_all(&control, Command::Sessions).await;
     match given.into_iter().flatten().find(|summary| summary.id == id) {
-        Some(summary) => Ok(Json(describe(&summary))),
+        Some(summary) => {
+            let mut session = describe(&summary);
+            if let Some(Found { tcp, held, verdict }) = examine(&control, &summary).await {
+                (session.tcp, session.held, session.verdict) = (Some(tcp), Some(held), Some(verdict));
+            }
+            Ok(Json(session))
+        }
         None => Err(not_found(id, &missing)),
     }
 }
@@ -141,7 +155,7 @@ pub(super) async fn kill(State(control): State<Control>, Path(id): Path<String>)
     }
 }
 
-fn parse(id: &str) -> Result<SessionId, Refusal> {
+pub(super) fn parse(id: &str) -> Result<SessionId, Refusal> {
     id.parse().map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, format!("not a session id: {error}")))
 }
 
@@ -187,6 +201,9 @@ fn describe(summary: &Summary) -> Session {
         tls_cipher: tls.and_then(|tls| tls.cipher).map(Into::into),
         shard: summary.shard.0,
         generation: summary.generation.0,
+        verdict: None,
+        tcp: None,
+        held: None,
     }
 }
 

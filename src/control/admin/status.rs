@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
 use axum::response::Json;
@@ -172,8 +173,24 @@ pub struct Backend {
     pub connects_per_second: f64,
     pub connect_failures: u64,
     pub ejections: u64,
+    /// When it last became what it is, RFC 3339; absent: at the start.
+    #[serde(default)]
+    pub since: Option<String>,
+    /// Absent where nobody checks it.
+    #[serde(default)]
+    pub last_check: Option<Check>,
     #[serde(flatten)]
     pub flow: Flow,
+}
+
+/// A health check.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Check {
+    /// RFC 3339, UTC.
+    pub time: String,
+    pub took_ms: f64,
+    /// Why it failed; absent when it passed.
+    pub error: Option<String>,
 }
 
 /// What runs and how it stands.
@@ -304,6 +321,12 @@ impl From<BackendTotals> for Backend {
             connects_per_second: backend.traffic.connections_per_second,
             connect_failures: backend.connect_failures,
             ejections: backend.ejections,
+            since: backend.unchanged_ms.map(|ms| rfc3339(SystemTime::now() - Duration::from_millis(ms))),
+            last_check: backend.last_check.as_deref().map(|check| Check {
+                time: rfc3339(check.at),
+                took_ms: check.took.as_micros() as f64 / 1000.0,
+                error: check.failure.clone(),
+            }),
             flow: backend.traffic.into(),
         }
     }

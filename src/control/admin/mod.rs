@@ -108,6 +108,7 @@ fn router(api: Api) -> Router {
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "no such endpoint"))
         .method_not_allowed_fallback(async || Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method"))
         .with_state(api)
+        .layer(from_fn(refusal::in_our_shape))
         .layer(from_fn(serve::take_body))
 }
 

@@ -3,11 +3,12 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::auth::Auth;
 use super::tls::Pending;
 use crate::shard::command::{BindId, Mailbox, Snapshot};
 use crate::stats::counters::ShardStats;
@@ -33,6 +34,8 @@ struct Inner {
     pending: Mutex<Pending>,
     reloads_ok: AtomicU64,
     reloads_failed: AtomicU64,
+    /// Once it was made.
+    auth: OnceLock<Auth>,
     requests: mpsc::Sender<Request>,
 }
 
@@ -98,6 +101,7 @@ impl Control {
             pending: Mutex::default(),
             reloads_ok: AtomicU64::new(0),
             reloads_failed: AtomicU64::new(0),
+            auth: OnceLock::new(),
             requests,
         };
         (Self(Arc::new(inner)), receiver)
@@ -164,6 +168,16 @@ impl Control {
             latency: LatencyTotals::read(&self.latencies()),
             ..Totals::read(shards, listeners, upstreams)
         }
+    }
+
+    /// Who judges logins, and has counted them; `None` before the start is over.
+    #[must_use]
+    pub fn auth(&self) -> Option<&Auth> {
+        self.0.auth.get()
+    }
+
+    pub(super) fn set_auth(&self, auth: Auth) {
+        let _ = self.0.auth.set(auth);
     }
 
     /// Changed certificates that cannot be used, where those before stay.

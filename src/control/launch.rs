@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::auth::pam;
 use super::prepare::{InForce, Prepared, Problem, prepare};
 use super::privilege::{self, Dropped, Identity};
 use super::recorder::Sink;
@@ -26,6 +27,8 @@ pub(super) struct Launched {
     /// Where the demo backend listens.
     pub demo: Option<TcpListener>,
     pub access_log: Sink,
+    /// The processes that ask PAM; they stay root.
+    pub pam: Option<pam::Started>,
 }
 
 /// Why arus does not run, one line each.
@@ -77,6 +80,11 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Refu
     render(prepared.warnings(), config).iter().for_each(|warning| tracing::warn!("{warning}"));
     owned.extend(tls::self_signed::paths(&plan));
     owned.extend(Some(state_dir.join(crash::FILE)).filter(|path| path.is_file()));
+    let pam = plan.auth.needs_pam().then(pam::start).transpose();
+    let pam = pam.map_err(|error| one(format!("the PAM processes cannot be started: {error}")))?;
+    if pam.is_some() && !privilege::is_root() {
+        tracing::warn!("PAM is asked without root: most modules can then check no other user than this one");
+    }
     if let Some(identity) = identity {
         for path in &owned {
             identity.own(path).map_err(one)?;
@@ -97,7 +105,7 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Refu
         }
         warn_unreadable(config.into_iter().chain(tls::files(&plan).map(|file| &*file.path)));
     }
-    Ok(Launched { ground, prepared, control_socket, socket_file, demo, access_log })
+    Ok(Launched { ground, prepared, control_socket, socket_file, demo, access_log, pam })
 }
 
 /// The kernel closes the listening sockets of a process that was killed some time after it has ended, as io_uring still

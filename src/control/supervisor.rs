@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at};
 
 use super::answers::{answers, apply, ping};
+use super::auth::Auth;
 use super::handle::{Control, Request, ShardView};
 use super::hangs::HangWatch;
 use super::health::Checks;
@@ -162,6 +163,7 @@ pub(super) struct Supervisor {
     pub(super) resolver: Resolver,
     pub(super) checks: Checks,
     pub(super) care: Care,
+    pub(super) auth: Auth,
     pub(super) recorder: Recorder,
     _stats: StatsThread,
     _hangs: HangWatch,
@@ -179,7 +181,7 @@ pub(super) struct Supervisor {
 impl Supervisor {
     async fn start(mut source: Source, launched: Launched, hooks: Hooks) -> Result<Self, Vec<String>> {
         let one = |what: &'static str| move |error: io::Error| vec![format!("{what}: {error}")];
-        let Launched { ground, prepared, control_socket, socket_file, demo, access_log } = launched;
+        let Launched { ground, prepared, control_socket, socket_file, demo, access_log, pam } = launched;
         let signals = Signals::new().map_err(one("no signal handlers"))?;
         let plan = prepared.snapshot().plan.clone();
         let Crew { views, threads, events, summaries } =
@@ -187,6 +189,7 @@ impl Supervisor {
         let shards: Arc<[Mailbox]> = views.iter().map(|view| view.mailbox.clone()).collect();
         let mut events = forward(events).map_err(one("no thread"))?;
 
+        let auth = Auth::new(&plan.auth, pam).map_err(|line| vec![line])?;
         let mut resolver = Resolver::new(Arc::clone(&shards));
         resolver.follow(prepared.snapshot());
         resolver.settle(FIRST_NAMES).await;
@@ -201,6 +204,7 @@ impl Supervisor {
         let recorder =
             Recorder::spawn(summaries, access_log, plan.log.format, counters).map_err(one("no recorder thread"))?;
         let (control, requests) = Control::new(source.path.clone(), views, in_force.view(&snapshot, false));
+        control.set_auth(auth.clone());
         let stats = StatsThread::spawn(control.clone()).map_err(one("no stats thread"))?;
         let hangs = HangWatch::spawn(control.clone()).map_err(one("no plugin-watch thread"))?;
         let mut checks = Checks::new(resolver.known().clone(), Arc::clone(&shards));
@@ -229,6 +233,7 @@ impl Supervisor {
             resolver,
             checks,
             care,
+            auth,
             recorder,
             _stats: stats,
             _hangs: hangs,

@@ -11,7 +11,9 @@ use crate::types::PluginIndex;
 
 #[test]
 fn defaults() {
-    let Plan { engine, log, admin, listeners, upstreams, plugins, demo } = plan(MINIMAL);
+    let Plan { engine, log, admin, auth, listeners, upstreams, plugins, demo } = plan(MINIMAL);
+    assert_eq!((auth.methods.len(), auth.admits_anybody(), auth.needs_pam()), (1, true, false));
+    assert_eq!((auth.failures.limit, auth.users.len(), &*auth.pam_service.name), (5, 0, "arus"));
     assert_eq!((engine.shards, engine.pin, engine.buffer_size), (None, true, 16_384));
     assert_eq!((engine.buffers, engine.max_buffers, engine.busy_poll), (256, 8192, BusyPoll::Off));
     assert_eq!((engine.max_connections, engine.drain_timeout), (100_000, Duration::from_secs(30)));

@@ -6,7 +6,7 @@ mod process;
 mod wire;
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixDatagram;
 use tokio::sync::{Semaphore, oneshot};
 
 pub use process::{keep, work};
@@ -75,7 +74,8 @@ pub struct Pam(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    socket: AsyncFd<Socket>,
+    /// Of packets, though not of datagrams: it tells when the other end is closed.
+    socket: UnixDatagram,
     limit: Duration,
     permits: Semaphore,
     waiting: AtomicUsize,
@@ -98,7 +98,7 @@ impl Pam {
     pub fn new(started: Started) -> io::Result<Self> {
         let Started { socket, limit, workers } = started;
         let inner = Arc::new(Inner {
-            socket: AsyncFd::register(socket)?,
+            socket: UnixDatagram::from_std(OwnedFd::from(socket).into())?,
             limit,
             permits: Semaphore::new(workers),
             waiting: AtomicUsize::new(0),
@@ -141,7 +141,7 @@ impl Inner {
         let Some(packet) = wire::write_question(id, question) else { return Answer::Refused };
         let (sender, answer) = oneshot::channel();
         self.open().questions.insert(id, sender);
-        let sent = self.socket.async_io(Interest::WRITABLE, |mut socket| socket.write(&packet));
+        let sent = self.socket.send(&packet);
         let answer = tokio::time::timeout(self.limit + MARGIN, async {
             match sent.await {
                 Ok(_) => answer.await.unwrap_or_else(|_| unavailable("the PAM processes have ended")),
@@ -179,7 +179,7 @@ impl Inner {
 async fn listen(inner: Arc<Inner>) {
     let mut packet = [0; PACKET];
     loop {
-        let read = inner.socket.async_io(Interest::READABLE, |mut socket| socket.read(&mut packet)).await;
+        let read = inner.socket.recv(&mut packet).await;
         match read {
             Ok(length) if length > 0 => {
                 if let Some(message) = packet.get(..length).and_then(wire::read) {

@@ -16,6 +16,8 @@ required=(
     curl
     openssl
     socat
+    prometheus      # promtool, and a real one that scrapes arus
+    python3-venv    # schemathesis, from PyPI
     iproute2        # ip, ss: network namespaces in tests
     nftables        # packet loss in tests
     procps
@@ -23,6 +25,7 @@ required=(
 )
 # Missing ones are installed with the others, but nothing fails without them.
 optional=(
+    chromium     # the test of the dashboard, which is left out without it
     libpam0g-dev # the PAM example plugin
 )
 

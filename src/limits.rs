@@ -38,6 +38,9 @@ pub const PROXY_HEADER_BYTES: usize = 16 + u16::MAX as usize;
 pub const PROXY_LINE_BYTES: usize = 107;
 /// Bytes of a PROXY header's unique id (PROXY protocol 2.2.5).
 pub const UNIQUE_ID_BYTES: usize = 128;
+/// Bytes of a message of SOCKS: a user and a password of 255 bytes, each behind its length, and the version (RFC 1929);
+/// a request of version 4A has a user and a name of 255 bytes, each with its NUL, behind 8 bytes.
+pub const SOCKS_MESSAGE_BYTES: usize = 8 + 2 * 256;
 /// Bytes of a TLS ClientHello without record headers: browsers send 0.5 KiB, 1.8 KiB with post-quantum key shares, and
 /// some KiB more with a large session ticket.
 pub const CLIENT_HELLO_BYTES: usize = 16 * 1024;

@@ -29,7 +29,7 @@ pub struct PluginIndex(pub u16);
 pub struct Generation(pub u64);
 
 /// A session's identity: a UUIDv7 (RFC 9562 section 5.7), so that ids sort by start time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u128);
 
 impl fmt::Display for SessionId {

@@ -152,7 +152,7 @@ fn hooks() -> Hooks {
             logging::detach()?;
             shard::spawn(parts)
         }),
-        serve: Box::new(|control, listener| Box::pin(admin::serve(control, listener))),
+        serve: Box::new(|control, socket, listeners| Box::pin(admin::serve(control, socket, listeners))),
         hello: Box::new(|listener, accept_proxy| Box::pin(hello::serve(listener, accept_proxy))),
         diff: Box::new(diff::diff),
         relog: Box::new(|log| logging::set(log.level, log.format)),

@@ -1,4 +1,6 @@
-//! `arus sessions`: who is connected, newest first.
+//! `arus sessions`: who is connected, newest first; or everything about one.
+
+mod details;
 
 use std::io::Write;
 use std::time::Duration;
@@ -8,29 +10,41 @@ use super::socket::SocketArgs;
 use super::table::Table;
 use super::units;
 use crate::control::admin::sessions::{PAGE_SIZE, Page, Session};
+use crate::types::SessionId;
 
-/// List the live sessions, newest first
+/// List the live sessions, newest first, or show one with who keeps it waiting
 ///
 /// Examples:
 ///   arus sessions
+///   arus sessions 01939d5e-4a3c-7c1e-9d63-0f2b7c1a9e55
 ///   arus sessions --json | jq -r '.data[] | select(.listener == "web").id'
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct SessionsArgs {
     #[command(flatten)]
     socket: SocketArgs,
-    /// Print JSON, as GET /api/v1/sessions answers
+    /// Everything about this one, with the state of both its connections
+    #[arg(value_name = "ID")]
+    id: Option<SessionId>,
+    /// Print JSON, as GET /api/v1/sessions or /api/v1/sessions/ID answers
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &SessionsArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.socket)?;
-    let path = format!("/api/v1/sessions?page_size={PAGE_SIZE}");
+    let path = match &args.id {
+        Some(id) => format!("/api/v1/sessions/{}", id),
+        None => format!("/api/v1/sessions?page_size={PAGE_SIZE}"),
+    };
     let mut out = std::io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &client.get_json(&path)?)?;
         writeln!(out)?;
+        return Ok(());
+    }
+    if args.id.is_some() {
+        write!(out, "{}", details::Details(&client.get(&path)?))?;
         return Ok(());
     }
     let page: Page = client.get(&path)?;

@@ -298,7 +298,7 @@ mod tests {
             "    0    0   25%       7      6000  60 MiB  60 GiB    200 of 256",
             "web       127.0.0.1:1, 127.0.0.1:2, 127.0.0.1:3 and 1 more",
             "web       rejected: accept_rate           5",
-            "web       failed: connect (upstream)      2",
+            "web       failed: connect (upstream)    120",
             "first_byte     10  120 us  900 us  2.5 ms  61 s",
         ] {
             assert!(text.contains(part), "{part:?} is missing in\n{text}");

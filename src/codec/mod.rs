@@ -8,6 +8,8 @@
 pub mod client_hello;
 pub mod proxy_header;
 mod reader;
+pub mod socks4;
+pub mod socks5;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -23,6 +25,17 @@ pub enum Progress<T> {
     Bad(Error),
 }
 
+impl<T> Progress<T> {
+    /// Makes something else of the message.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Progress<U> {
+        match self {
+            Self::Done(message, used) => Progress::Done(make(message), used),
+            Self::NeedMore => Progress::NeedMore,
+            Self::Bad(error) => Progress::Bad(error),
+        }
+    }
+}
+
 /// Why bytes are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -30,6 +43,10 @@ pub enum Error {
     ProxyHeader(#[from] proxy_header::Malformed),
     #[error("ClientHello: {0}")]
     ClientHello(#[from] client_hello::Malformed),
+    #[error("SOCKS: {0}")]
+    Socks5(#[from] socks5::Malformed),
+    #[error("SOCKS 4: {0}")]
+    Socks4(#[from] socks4::Malformed),
 }
 
 /// [`Progress`] within the parsers, where `?` is wanted: `None` asks for more.

@@ -1,10 +1,10 @@
-//! Both parsers against what was found and against what chance finds: the fuzz corpora, and mutations of them.
+//! All parsers against what was found and against what chance finds: the fuzz corpora, and mutations of them.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use super::{Progress, client_hello, proxy_header};
+use super::{Progress, client_hello, proxy_header, socks4, socks5};
 
 /// The files of a fuzz target's corpus, by name.
 pub(super) fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
@@ -105,6 +105,14 @@ fn the_corpora_keep_every_promise() {
         println!("{name}");
         client_hello::fuzz_invariants(&bytes);
     }
+    for (name, bytes) in corpus("socks5") {
+        println!("{name}");
+        socks5::fuzz_invariants(&bytes);
+    }
+    for (name, bytes) in corpus("socks4") {
+        println!("{name}");
+        socks4::fuzz_invariants(&bytes);
+    }
 }
 
 #[test]
@@ -119,4 +127,12 @@ fn mutated_client_hellos_keep_every_promise() {
     fuzz("client_hello", client_hello::fuzz_invariants, |bytes| {
         matches!(client_hello::parse(bytes), Progress::Done(..))
     });
+}
+
+#[test]
+fn mutated_socks_messages_keep_every_promise() {
+    fuzz("socks5", socks5::fuzz_invariants, |bytes| {
+        matches!(socks5::parse_request(bytes), Progress::Done(..)) || socks5::datagram::parse(bytes).is_ok()
+    });
+    fuzz("socks4", socks4::fuzz_invariants, |bytes| matches!(socks4::parse(bytes), Progress::Done(..)));
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::plan::{
     AcceptProxy, AccessLog, Admin, AdminListen, AdminToken, AdminUser, Backend, BusyPoll, ClientAuth, Demo, Engine,
-    Health, Identity, KeyPair, Listener, Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Timeouts, TlsIn,
-    TlsOut, Upstream, Warm,
+    Health, Identity, KeyPair, Listener, Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Socks, Timeouts,
+    TlsIn, TlsOut, Upstream, UpstreamProxy, Warm,
 };
 use super::units::show_duration;
 use crate::types::{PluginIndex, UpstreamIndex};
@@ -125,16 +125,30 @@ fn by_name(tables: &[Table]) -> HashMap<&str, &Table> {
 // From here on every struct is taken apart without `..`, so that a new field cannot be forgotten.
 
 fn tables(plan: &Plan) -> Vec<Table> {
-    let Plan { engine, log, admin, auth: authentication, listeners, upstreams, plugins, demo } = plan;
+    let Plan { engine, log, admin, auth: authentication, listeners, upstreams, plugins, demo, socks } = plan;
     let mut tables = vec![self::engine(engine), self::log(log), self::admin(admin), auth::auth(authentication)];
     let demo_table = |Demo { hello, accept_proxy }: &Demo| {
         Table::new("demo").fact("hello", hello).fact("accept_proxy", accept_proxy)
     };
     tables.extend(demo.as_ref().map(demo_table));
+    tables.push(self::socks(socks));
     tables.extend(upstreams.iter().map(upstream));
     tables.extend(plugins.iter().map(plugin));
     tables.extend(listeners.iter().map(|listener| self::listener(listener, plan)));
     tables
+}
+
+fn socks(socks: &Socks) -> Table {
+    let Socks { commands, bind_timeout, udp_idle, udp_max_associations_per_user, advertise, socks4, upstream_proxy } =
+        socks;
+    Table::new("socks")
+        .items(commands.words().into_iter().map(|word| format!("command {word}")))
+        .lasting("bind_timeout", *bind_timeout)
+        .lasting("udp_idle", *udp_idle)
+        .fact("udp_max_associations_per_user", udp_max_associations_per_user)
+        .option("advertise", *advertise)
+        .fact("socks4", socks4)
+        .option("upstream_proxy", upstream_proxy.as_ref().map(UpstreamProxy::shown))
 }
 
 fn engine(engine: &Engine) -> Table {
@@ -379,6 +393,8 @@ fn health_in_words(health: &Health) -> String {
     let bytes = |bytes: &Option<Vec<u8>>| {
         bytes.as_ref().map_or_else(|| "nothing".into(), |bytes| format!("\"{}\"", bytes.escape_ascii()))
     };
-    let (send, expect) = (bytes(send), bytes(expect));
+    // What is sent may hold a password.
+    let hidden = |bytes: &Vec<u8>| format!("{} bytes ({:08x})", bytes.len(), secret(bytes));
+    let (send, expect) = (send.as_ref().map_or_else(|| "nothing".into(), hidden), bytes(expect));
     format!("interval {interval}, timeout {timeout}, rise {rise}, fall {fall}, send {send}, expect {expect}")
 }

@@ -64,7 +64,8 @@ tables! {
         upstream: Vec<Upstream<'a>>,
         plugin: Vec<Plugin<'a>>,
         demo: Demo<'a>,
-        ; later: acl, socks, qos, sessions, telemetry
+        socks: Socks<'a>,
+        ; later: acl, qos, sessions, telemetry
     }
 
     Engine<'a> "[engine]" {
@@ -266,6 +267,16 @@ tables! {
         config: Text<'a>,
         on_fault: Text<'a>,
         max_call: Lasting,
+    }
+
+    Socks<'a> "[socks]" {
+        commands: List<Text<'a>>,
+        bind_timeout: Lasting,
+        udp_idle: Lasting,
+        udp_max_associations_per_user: Whole,
+        advertise: Text<'a>,
+        socks4: Flag,
+        upstream_proxy: Text<'a>,
     }
 
     Demo<'a> "[demo]" {

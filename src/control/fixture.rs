@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use super::handle::{Bound, Control, Request, ShardView, View};
 use super::states::States;
 use crate::config::plan::{
-    AccessLog, Address, Admin, Auth, Backend, Balance, BusyPoll, Engine, Failures, Level, Listener, Log, LogFormat,
-    Method, OnDown, PamService, Place, Plan, Resolve, SendProxy, Service, Timeouts, Upstream,
+    AccessLog, Address, Admin, Auth, Backend, Balance, BusyPoll, Commands, Engine, Failures, Level, Listener, Log,
+    LogFormat, Method, OnDown, PamService, Place, Plan, Resolve, SendProxy, Service, Socks, Timeouts, Upstream,
 };
 use crate::shard::command::{BindId, Inbox, Mailbox, Snapshot};
 use crate::stats::counters::ShardStats;
@@ -47,6 +47,15 @@ pub(super) fn plan(state_dir: &Path) -> Plan {
         upstreams: Vec::new(),
         plugins: Vec::new(),
         demo: None,
+        socks: Socks {
+            commands: Commands { connect: true, bind: true, udp: true },
+            bind_timeout: Duration::from_secs(5),
+            udp_idle: Duration::from_secs(5),
+            udp_max_associations_per_user: 2,
+            advertise: None,
+            socks4: false,
+            upstream_proxy: None,
+        },
     }
 }
 

@@ -1,15 +1,18 @@
 //! What the rest of the control plane (admin API, signals, file watcher) holds of the supervisor: a view of what is
 //! running, and requests to change it.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot};
 
 use super::auth::Auth;
 use super::tls::Pending;
+use crate::config::plan::TokenDigest;
 use crate::shard::command::{BindId, Mailbox, Snapshot};
 use crate::stats::counters::ShardStats;
 use crate::stats::latency::Latencies;
@@ -28,6 +31,10 @@ struct Inner {
     shards: Vec<ShardView>,
     view: RwLock<Arc<View>>,
     latencies: Mutex<Latencies>,
+    /// Of the last second in which a shard had any, by shard.
+    recent: Mutex<HashMap<u16, Vec<LatencyTotals>>>,
+    /// Digest of the token that arus made for the admin API, where the configuration has none.
+    generated_token: ArcSwapOption<TokenDigest>,
     /// The last reading with rates, by the stats thread.
     paced: Mutex<Arc<Totals>>,
     /// What the watch found and could not use.
@@ -97,6 +104,8 @@ impl Control {
             shards,
             view: RwLock::new(Arc::new(view)),
             latencies: Mutex::default(),
+            recent: Mutex::default(),
+            generated_token: ArcSwapOption::empty(),
             paced: Mutex::default(),
             pending: Mutex::default(),
             reloads_ok: AtomicU64::new(0),
@@ -137,8 +146,24 @@ impl Control {
         self.0.latencies.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn merge_latencies(&self, recent: &Latencies) {
+    pub(super) fn merge_latencies(&self, shard: ShardId, recent: &Latencies) {
         self.0.latencies.lock().unwrap_or_else(PoisonError::into_inner).merge(recent);
+        let totals = LatencyTotals::read(recent);
+        self.0.recent.lock().unwrap_or_else(PoisonError::into_inner).insert(shard.0, totals);
+    }
+
+    /// Of the last second in which a shard had sessions that began or ended, by shard.
+    #[must_use]
+    pub fn recent_latencies(&self) -> HashMap<u16, Vec<LatencyTotals>> {
+        self.0.recent.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn generated_token(&self) -> Option<Arc<TokenDigest>> {
+        self.0.generated_token.load_full()
+    }
+
+    pub(super) fn set_generated_token(&self, digest: Option<TokenDigest>) {
+        self.0.generated_token.store(digest.map(Arc::new));
     }
 
     /// All counters, read now; the rates are those of the last second.
@@ -147,6 +172,13 @@ impl Control {
         let mut totals = self.read_totals();
         totals.copy_rates(&self.0.paced.lock().unwrap_or_else(PoisonError::into_inner));
         totals
+    }
+
+    /// Part of the last second in which a shard worked, 0 to 1.
+    #[must_use]
+    pub fn busy_share(&self, shard: ShardId) -> f64 {
+        let paced = self.0.paced.lock().unwrap_or_else(PoisonError::into_inner);
+        paced.shards.get(usize::from(shard.0)).map_or(0.0, |shard| shard.busy)
     }
 
     /// All counters, without rates.

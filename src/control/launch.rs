@@ -5,6 +5,8 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::admin::entrance::{self, Move};
+use super::admin::token::{self, Generated};
 use super::auth::pam;
 use super::prepare::{InForce, Prepared, Problem, prepare};
 use super::privilege::{self, Dropped, Identity};
@@ -29,6 +31,9 @@ pub(super) struct Launched {
     pub access_log: Sink,
     /// The processes that ask PAM; they stay root.
     pub pam: Option<pam::Started>,
+    /// Where the admin API listens for TCP.
+    pub entrance: Move,
+    pub token: Option<Generated>,
 }
 
 /// Why arus does not run, one line each.
@@ -62,7 +67,10 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Refu
         bound.map_err(|error| format!("[demo] hello {} cannot be bound: {error}", demo.hello))
     });
     let demo = demo.transpose().map_err(one)?;
+    let entrance = entrance::prepare(&plan, None).map_err(|problem| render(&[problem], config))?;
+    let token = token::ensure(&plan).map_err(one)?;
     let mut owned = vec![plan.admin.socket.clone()];
+    owned.extend(token.as_ref().map(|token| token.path.clone()));
     if created.0 {
         owned.push(state_dir.clone());
     }
@@ -105,7 +113,7 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Refu
         }
         warn_unreadable(config.into_iter().chain(tls::files(&plan).map(|file| &*file.path)));
     }
-    Ok(Launched { ground, prepared, control_socket, socket_file, demo, access_log, pam })
+    Ok(Launched { ground, prepared, control_socket, socket_file, demo, access_log, pam, entrance, token })
 }
 
 /// The kernel closes the listening sockets of a process that was killed some time after it has ended, as io_uring still

@@ -6,6 +6,7 @@ pub mod admin;
 mod answers;
 pub mod auth;
 mod bound;
+mod errands;
 #[cfg(test)]
 mod fixture;
 pub mod handle;
@@ -29,4 +30,5 @@ mod stop;
 pub mod supervisor;
 mod systemd;
 pub mod tls;
+pub mod users;
 mod watch;

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::admin::entrance::Move;
+use super::admin::secret::digest_of;
+use super::admin::token::{self, Generated};
 use super::answers::{answers, apply};
 use super::auth::pam;
 use super::handle::{Bound, ReloadRefused, Request, View};
@@ -90,6 +93,8 @@ impl Supervisor {
             return Ok(before.snapshot.generation);
         }
         let pam = self.start_pam(&plan)?;
+        let entrance = self.entrance.prepare(&plan).map_err(|problem| render(&[problem], self.source.path()))?;
+        let token = token::ensure(&plan).map_err(|error| vec![error])?;
         let (in_force, shards) = (self.in_force.clone(), self.shards.len() as u16);
         let (config, file) = (self.source.path.clone(), self.source.path.clone());
         let prepared = off_thread(move || {
@@ -101,6 +106,7 @@ impl Supervisor {
         self.resolver.settle(NEW_NAMES).await;
         warnings.for_each(|warning| tracing::warn!("{warning}"));
         self.auth.follow(&prepared.snapshot().plan.auth, pam);
+        self.admit(&prepared.snapshot().plan, entrance, token);
         Ok(self.commit(prepared, &before.snapshot.plan, begun).await)
     }
 
@@ -116,6 +122,16 @@ impl Supervisor {
             return Err(vec![format!("{file}{}:{}: {what} to `{user}` (restart arus)", at.line, at.column)]);
         }
         pam::start().map(Some).map_err(|error| vec![format!("the PAM processes cannot be started: {error}")])
+    }
+
+    /// Puts into force where the admin API listens, and the token that arus makes for itself. What a plan says of users
+    /// and tokens is looked up in the snapshot.
+    fn admit(&mut self, plan: &Plan, entrance: Move, token: Option<Generated>) {
+        if let Err(error) = self.entrance.commit(plan, entrance) {
+            tracing::error!(%error, "the admin API cannot listen");
+        }
+        self.entrance.announce(token.as_ref().filter(|token| token.is_new));
+        self.control.set_generated_token(token.map(|token| digest_of(&token.token)));
     }
 
     async fn commit(&mut self, prepared: Prepared, before: &Plan, begun: Instant) -> Generation {

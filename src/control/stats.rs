@@ -14,6 +14,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use super::handle::{Control, ShardView};
 use crate::shard::command::{Command, Reply};
 use crate::stats::totals::{ShardTotals, Totals};
+use crate::types::ShardId;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A shard answers within a turn; one that takes longer is asked again the next second.
@@ -98,12 +99,14 @@ impl Pulse {
         let pairs = self.control.shards().iter().zip(beats.iter().zip(&self.beats));
         let asked = pairs.filter(|(_, (now, before))| now.has_sessions_since(**before)).filter_map(|(shard, _)| {
             let (reply, answer) = Reply::channel();
-            shard.mailbox.send(Command::Latencies(reply)).ok().map(|()| answer)
+            shard.mailbox.send(Command::Latencies(reply)).ok().map(|()| (shard.id, answer))
         });
-        let asked: Vec<Receiver<_>> = asked.collect();
+        let asked: Vec<(ShardId, Receiver<_>)> = asked.collect();
         let deadline = Instant::now() + ANSWER;
-        for recent in asked.iter().filter_map(|answer| answer.recv_deadline(deadline).ok()) {
-            self.control.merge_latencies(&recent);
+        for (shard, answer) in asked {
+            if let Ok(recent) = answer.recv_deadline(deadline) {
+                self.control.merge_latencies(shard, &recent);
+            }
         }
         let mut totals = self.control.read_totals();
         totals.rates_since(&self.last);

@@ -15,8 +15,12 @@ use crossbeam::channel::{Receiver, bounded, unbounded};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at};
 
-use super::answers::{answers, apply, ping};
+use super::admin::Listeners;
+use super::admin::entrance::Entrance;
+use super::admin::secret::digest_of;
+use super::answers::{failed, first_apply, ping};
 use super::auth::Auth;
+use super::errands;
 use super::handle::{Control, Request, ShardView};
 use super::hangs::HangWatch;
 use super::health::Checks;
@@ -25,7 +29,7 @@ use super::launch::{Launched, Refused, launch};
 use super::plugins;
 use super::prepare::InForce;
 use super::recorder::{self, Recorder};
-use super::resolver::Resolver;
+use super::resolver::{self, Resolver};
 use super::signals::{Signal, Signals};
 use super::socket::SocketFile;
 use super::startup::Ground;
@@ -36,7 +40,7 @@ use super::watch::{Content, Watch};
 use crate::config;
 use crate::config::plan::{Engine, Log, Plan};
 use crate::shard;
-use crate::shard::command::{Command, Event, Handover, Mailbox};
+use crate::shard::command::{Command, Commission, ERRANDS, Event, Mailbox};
 use crate::stats::counters::ShardStats;
 use crate::stats::summary::Summary;
 use crate::types::ShardId;
@@ -89,8 +93,8 @@ pub type Diff = Box<dyn Fn(&Plan, &Plan) -> Vec<String>>;
 pub struct Hooks {
     /// Starts a shard.
     pub spawn: Box<dyn Fn(shard::Parts) -> io::Result<JoinHandle<()>>>,
-    /// Serves the control socket.
-    pub serve: Box<dyn FnOnce(Control, tokio::net::UnixListener) -> Task>,
+    /// Serves the control socket, and the admin API's TCP listeners.
+    pub serve: Box<dyn FnOnce(Control, tokio::net::UnixListener, Listeners) -> Task>,
     /// Runs the demo backend; the flag says whether a PROXY header is mandatory there.
     pub hello: Box<dyn FnOnce(tokio::net::TcpListener, bool) -> Task>,
     /// For the log line of a reload.
@@ -104,7 +108,7 @@ impl Default for Hooks {
     fn default() -> Self {
         Self {
             spawn: Box::new(shard::spawn),
-            serve: Box::new(|_, _| Box::pin(async {})),
+            serve: Box::new(|_, _, _| Box::pin(async {})),
             hello: Box::new(|_, _| Box::pin(async {})),
             diff: Box::new(config::diff::diff),
             relog: Box::new(|_| {}),
@@ -114,12 +118,8 @@ impl Default for Hooks {
 
 /// How long the start waits for host names in all.
 const FIRST_NAMES: Duration = Duration::from_secs(1);
-/// A shard that takes longer to start is broken.
-const START_LIMIT: Duration = Duration::from_secs(30);
 /// The exit code of a configuration that cannot be used, as `arus check` has it.
 const BAD_CONFIGURATION: u8 = 2;
-/// How long after a shard has ended its reason may come.
-const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How often the shards' threads are looked at.
 const ROLL_CALL: Duration = Duration::from_secs(1);
 
@@ -164,6 +164,7 @@ pub(super) struct Supervisor {
     pub(super) checks: Checks,
     pub(super) care: Care,
     pub(super) auth: Auth,
+    pub(super) entrance: Entrance,
     pub(super) recorder: Recorder,
     _stats: StatsThread,
     _hangs: HangWatch,
@@ -181,15 +182,27 @@ pub(super) struct Supervisor {
 impl Supervisor {
     async fn start(mut source: Source, launched: Launched, hooks: Hooks) -> Result<Self, Vec<String>> {
         let one = |what: &'static str| move |error: io::Error| vec![format!("{what}: {error}")];
-        let Launched { ground, prepared, control_socket, socket_file, demo, access_log, pam } = launched;
+        let Launched {
+            ground,
+            prepared,
+            control_socket,
+            socket_file,
+            demo,
+            access_log,
+            pam,
+            entrance: first_entrance,
+            token,
+        } = launched;
         let signals = Signals::new().map_err(one("no signal handlers"))?;
         let plan = prepared.snapshot().plan.clone();
-        let Crew { views, threads, events, summaries } =
+        let Crew { views, threads, events, summaries, commissions } =
             muster(&ground, &plan.engine, &hooks).map_err(one("no shards"))?;
         let shards: Arc<[Mailbox]> = views.iter().map(|view| view.mailbox.clone()).collect();
-        let mut events = forward(events).map_err(one("no thread"))?;
-
+        let mut events = forward("events", events).map_err(one("no thread"))?;
+        let commissions = forward("errands", commissions).map_err(one("no thread"))?;
         let auth = Auth::new(&plan.auth, pam).map_err(|line| vec![line])?;
+        tokio::spawn(errands::run(commissions, Arc::clone(&shards), resolver::system(), auth.clone()));
+
         let mut resolver = Resolver::new(Arc::clone(&shards));
         resolver.follow(prepared.snapshot());
         resolver.settle(FIRST_NAMES).await;
@@ -210,7 +223,11 @@ impl Supervisor {
         let mut checks = Checks::new(resolver.known().clone(), Arc::clone(&shards));
         checks.follow(&snapshot);
         let listener = tokio::net::UnixListener::from_std(control_socket).map_err(one("control socket"))?;
-        tokio::spawn((hooks.serve)(control.clone(), listener));
+        let (mut entrance, listeners) = Entrance::new();
+        entrance.commit(&plan, first_entrance).map_err(one("admin API"))?;
+        entrance.announce(token.as_ref());
+        control.set_generated_token(token.map(|token| digest_of(&token.token)));
+        tokio::spawn((hooks.serve)(control.clone(), listener, listeners));
         if let Some(demo) = demo {
             let listener = tokio::net::TcpListener::from_std(demo).map_err(one("demo backend"))?;
             hello::announce(&listener).map_err(one("demo backend"))?;
@@ -234,6 +251,7 @@ impl Supervisor {
             checks,
             care,
             auth,
+            entrance,
             recorder,
             _stats: stats,
             _hangs: hangs,
@@ -334,48 +352,20 @@ impl Supervisor {
     }
 }
 
-fn failed(shard: ShardId, why: &str) -> String {
-    format!("shard {} has failed: {why}", shard.0)
-}
-
-/// Puts the first snapshot into force; a shard that could not start says why.
-async fn first_apply(
-    shards: &[Mailbox],
-    handovers: Vec<Handover>,
-    events: &mut mpsc::UnboundedReceiver<Event>,
-) -> Result<(), String> {
-    let applied = answers(apply(shards, handovers), START_LIMIT);
-    tokio::pin!(applied);
-    loop {
-        tokio::select! {
-            biased;
-            Some(event) = events.recv() => if let Event::Failed(shard, why) = event {
-                return Err(failed(shard, &why));
-            },
-            applied = &mut applied => {
-                let Err(error) = applied else { return Ok(()) };
-                // The reason may be on its way.
-                return match tokio::time::timeout(LAST_WORDS, events.recv()).await {
-                    Ok(Some(Event::Failed(shard, why))) => Err(failed(shard, &why)),
-                    _ => Err(error),
-                };
-            }
-        }
-    }
-}
-
 /// The shards, and what comes from them.
 struct Crew {
     views: Vec<ShardView>,
     threads: Vec<JoinHandle<()>>,
     events: Receiver<Event>,
     summaries: Receiver<Summary>,
+    commissions: Receiver<Commission>,
 }
 
 /// Starts the shards, without listeners.
 fn muster(ground: &Ground, engine: &Engine, hooks: &Hooks) -> io::Result<Crew> {
     let (summary_sender, summaries) = bounded(recorder::CAPACITY);
     let (event_sender, events) = unbounded();
+    let (errand_sender, commissions) = bounded(ERRANDS);
     let pairs: Vec<_> = ground.cpus.iter().map(|_| Mailbox::new()).collect::<io::Result<_>>()?;
     let (mailboxes, inboxes): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
     let peers: Arc<[Mailbox]> = mailboxes.iter().cloned().collect();
@@ -392,18 +382,19 @@ fn muster(ground: &Ground, engine: &Engine, hooks: &Hooks) -> io::Result<Crew> {
             events: event_sender.clone(),
             summaries: summary_sender.clone(),
             peers: Arc::clone(&peers),
+            errands: errand_sender.clone(),
         })?);
         views.push(ShardView { id, cpu, mailbox, stats });
     }
-    Ok(Crew { views, threads, events, summaries })
+    Ok(Crew { views, threads, events, summaries, commissions })
 }
 
-/// Brings the shards' events into the runtime.
-fn forward(events: Receiver<Event>) -> io::Result<mpsc::UnboundedReceiver<Event>> {
+/// Brings what the shards send into the runtime.
+fn forward<T: Send + 'static>(name: &str, sent: Receiver<T>) -> io::Result<mpsc::UnboundedReceiver<T>> {
     let (sender, receiver) = mpsc::unbounded_channel();
-    std::thread::Builder::new().name("events".into()).spawn(move || {
-        for event in events {
-            if sender.send(event).is_err() {
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        for each in sent {
+            if sender.send(each).is_err() {
                 return;
             }
         }

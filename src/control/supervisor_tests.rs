@@ -25,11 +25,12 @@ fn fake_shard(parts: shard::Parts) -> io::Result<JoinHandle<()>> {
                 Command::Kill(_, reply) => reply.send(false),
                 Command::Latencies(reply) => reply.send(Default::default()),
                 Command::Sessions(reply) => reply.send(Vec::new()),
+                Command::Done(..) => {}
                 Command::Drain(_, reply) => {
                     reply.send(parts.id);
                     return;
                 }
-                Command::Addresses(..) | Command::BackendDown(_) | Command::SlotFreed(_) => {}
+                Command::Addresses(..) | Command::BackendDown(_) | Command::SlotFreed(_) | Command::Look(..) => {}
             }
         }
     })
@@ -59,7 +60,7 @@ fn start(
     let loads = Arc::clone(&next);
     let thread = std::thread::spawn(move || {
         let load = move || loads.lock().unwrap().clone().map(|plan| Loaded { plan, warnings: Vec::new() });
-        let serve = move |control: Control, listener: tokio::net::UnixListener| -> Task {
+        let serve = move |control: Control, listener: tokio::net::UnixListener, _: Listeners| -> Task {
             sender.send(control).unwrap();
             Box::pin(async move {
                 while let Ok((stream, _)) = listener.accept().await {

@@ -2,10 +2,13 @@
 #![allow(unsafe_code)] // eventfd(2) and getsockopt(2) structures; listed in tests/tidy.rs
 
 pub mod listen;
+mod tcp_info;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
+
+pub use tcp_info::{TcpInfo, tcp_info};
 
 /// An eventfd(2), counting from 0, that blocks nobody.
 ///

@@ -94,6 +94,12 @@ impl Line {
         Self { buffers: buffers.clone(), stages: SmallVec::new(), first: 0 }
     }
 
+    /// Bytes that its plugins hold back, or that wait between them.
+    #[must_use]
+    pub fn held_back(&self) -> usize {
+        self.stages.iter().map(|stage| stage.work.held_back() + stage.work.waiting()).sum()
+    }
+
     /// Moves bytes from `inbox` through the plugins into `outbox`, as long as that holds less than `room` bytes. `end`
     /// says that nothing will come behind the inbox. Faults have been logged and counted, and `bypass` and `disable` were
     /// obeyed.

@@ -114,6 +114,12 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Data calls by the longest duration of their kind; kinds that never came are left out.
+    pub fn calls_by_duration(&self) -> impl Iterator<Item = (Duration, u64)> {
+        let some = self.durations.iter().enumerate().filter(|(_, count)| **count > 0);
+        some.map(|(bucket, count)| (Duration::from_nanos(upper_end(bucket)), *count))
+    }
+
     /// The duration that this part (0 to 1) of all data calls did not exceed; `None` before the first call.
     #[must_use]
     pub fn call_quantile(&self, part: f64) -> Option<Duration> {

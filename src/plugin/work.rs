@@ -273,6 +273,11 @@ impl Work {
         self.open.is_some()
     }
 
+    /// Bytes of input that the plugin has seen and not consumed.
+    pub(super) fn held_back(&self) -> usize {
+        self.seen
+    }
+
     /// Bytes of output.
     pub(super) fn waiting(&self) -> usize {
         self.out.len() + self.open.as_ref().map_or(0, |open| open.filled().len())

@@ -1,6 +1,7 @@
 //! Limits and identity: how many connections, how fast, from whom, on whose behalf. Pure; no I/O, nothing blocks.
 
 pub mod budget;
+pub mod host;
 pub mod identity;
 pub mod permit;
 pub mod rate;

@@ -51,6 +51,14 @@ impl Aside {
         }
     }
 
+    /// Bytes that are known to be inside.
+    pub(super) fn waiting(&self) -> usize {
+        match self {
+            Self::Splice(splice) => splice.waiting(),
+            Self::Detour(_) | Self::Fill(_) => 0,
+        }
+    }
+
     pub(super) fn poll(
         &mut self,
         from: &Socket,

@@ -1,6 +1,7 @@
 //! One direction of a relay: a state machine that receives from one socket and sends to the other, through a transform
 //! where there is one.
 
+mod look;
 mod work;
 
 use std::io;
@@ -125,7 +126,7 @@ impl Half {
         let Way { preface, transform } = way;
         let (preface_len, mut queue, mut inbox) = (preface.len(), preface, ahead);
         if transform.is_none() {
-            queue.append(inbox.take());
+            queue.join(inbox.take());
         }
         Self {
             from,

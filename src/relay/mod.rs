@@ -4,23 +4,27 @@
 //! is passed on as RST after what came before it. A side that does not read holds a bounded number of buffers.
 
 mod aside;
+mod cut;
 mod detour;
 mod fill;
 mod half;
+pub mod sight;
 mod splice;
 #[cfg(test)]
 mod tests;
 mod transform;
+pub mod verdict;
 
-use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::ring::{Inlet, Queue, Ring, Socket, Timer};
 use crate::types::{Blame, Reason};
+pub use cut::Cut;
 pub use half::Way;
 use half::{Flow, Half, Progress, Trouble};
+use sight::Sight;
 pub use transform::Transform;
 
 /// How long what came before a reset may take to be delivered.
@@ -55,42 +59,6 @@ pub struct Tally {
     pub reason: Reason,
     /// `None` for a clean end.
     pub blame: Option<Blame>,
-}
-
-/// A way to end a relay from outside.
-#[derive(Debug, Default)]
-pub struct Cut {
-    why: Cell<Option<(Reason, Blame)>>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Cut {
-    /// Ends the relay; the first reason given stands. The caller notes activity on the ring.
-    pub fn cut(&self, reason: Reason, blame: Blame) {
-        if self.why.get().is_none() {
-            self.why.set(Some((reason, blame)));
-        }
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-
-    #[must_use]
-    pub fn why(&self) -> Option<(Reason, Blame)> {
-        self.why.get()
-    }
-
-    /// Ready once it was cut.
-    pub fn poll(&self, context: &Context<'_>) -> Poll<(Reason, Blame)> {
-        if let Some(why) = self.why.get() {
-            return Poll::Ready(why);
-        }
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
-            *waker = Some(context.waker().clone());
-        }
-        Poll::Pending
-    }
 }
 
 /// The two sides, and what is on the way between them.
@@ -179,6 +147,7 @@ impl Relay {
         if let Poll::Ready((reason, blame)) = cut.poll(context) {
             return Poll::Ready((reason, Some(blame)));
         }
+        cut.answer(|| self.look(ring));
         let Self { up, down, client, upstream, .. } = self;
         let (went_up, up_trouble) = up.poll(ring, client, upstream, down.back(), context);
         let (went_down, down_trouble) = down.poll(ring, upstream, client, up.back(), context);
@@ -215,6 +184,11 @@ impl Relay {
             self.deadline.moved(ring);
         }
         self.poll_deadline(ring, context)
+    }
+
+    fn look(&self, ring: &Ring) -> Sight {
+        let (client, upstream) = (self.client.tcp_info(), self.upstream.tcp_info());
+        Sight { at: ring.now(), client, upstream, up: self.up.look(), down: self.down.look() }
     }
 
     /// Where a plugin closes the connection, both directions end with what is queued.

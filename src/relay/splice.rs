@@ -34,6 +34,11 @@ impl Splice {
         !self.pipe.is_empty()
     }
 
+    /// Bytes in the pipe.
+    pub(super) fn waiting(&self) -> usize {
+        self.pipe.len()
+    }
+
     /// Moves one pipe of bytes at most, then waits for its next turn by way of the ring, so that others have theirs.
     pub(super) fn poll(
         &mut self,

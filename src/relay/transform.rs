@@ -76,6 +76,13 @@ impl Transform {
         is_needed.then(|| Box::new(Self { open, opened, open_end: None, line, lined, line_end: None, seal, from }))
     }
 
+    /// What was opened before the relay began.
+    #[must_use]
+    pub fn beginning_with(mut self: Box<Self>, opened: Queue) -> Box<Self> {
+        self.opened = opened;
+        self
+    }
+
     /// Takes from `inbox`, and appends what comes of it to `outbox`: about `room` bytes at most. `ended` says that
     /// nothing comes after what is in the inbox.
     pub(super) fn run(
@@ -191,6 +198,12 @@ impl Transform {
     /// Buffers that wait between its stages.
     pub(super) fn held(&self) -> usize {
         self.opened.count() + self.lined.count()
+    }
+
+    /// Bytes that wait between its stages, and those of them that plugins hold back.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        let held_back = self.line.as_ref().map_or(0, Line::held_back);
+        (self.opened.len() + self.lined.len() + held_back, held_back)
     }
 
     /// Whether it has something to say without anything having come.

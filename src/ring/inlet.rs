@@ -47,16 +47,9 @@ impl Inlet {
         }
     }
 
-    /// Begins to receive about `at_once` bytes, for [`Inlet::catch_up`] to find.
-    pub async fn begin(&mut self, at_once: u32) {
-        let Self { receive, ahead, .. } = self;
-        poll_fn(|context| {
-            if let Poll::Ready(Received::Data(chain)) = receive.poll(context, || Ask { total: at_once, at_once }) {
-                ahead.append(chain);
-            }
-            Poll::Ready(())
-        })
-        .await;
+    /// Begins to receive about `at_once` bytes, for [`Inlet::catch_up`] to find: nobody is woken for them.
+    pub fn begin(&mut self, at_once: u32) {
+        self.receive.begin(Ask { total: at_once, at_once });
     }
 
     /// What has arrived meanwhile without anybody waiting; nothing is asked for.

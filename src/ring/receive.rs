@@ -103,6 +103,18 @@ impl Receive {
         Poll::Pending
     }
 
+    /// Asks ahead of the first [`Receive::poll`], without waking anybody when something arrives.
+    pub fn begin(&mut self, ask: Ask) {
+        let mut slots = self.core.slots.borrow_mut();
+        let receive = slots.receive(self.token);
+        if !receive.armed && !receive.starved && receive.chain.is_empty() && receive.ended.is_none() {
+            receive.ask = ask;
+            receive.waker = None;
+            drop(slots);
+            self.core.arm_receive(self.token);
+        }
+    }
+
     pub(super) fn token(&self) -> Token {
         self.token
     }

@@ -18,7 +18,7 @@ use super::descriptor::{Descriptor, File};
 use super::operation::{self, Completion, InFlight, OwnBuffer, SEND_BUFFERS};
 use super::pipe::set_nonblocking;
 use super::receive::{First, Receive};
-use crate::net::Delivery;
+use crate::net::{Delivery, TcpInfo};
 
 /// A socket. Closed when it and all its operations are gone.
 #[derive(Clone)]
@@ -132,6 +132,12 @@ impl Socket {
     #[must_use]
     pub fn delivery(&self) -> Delivery {
         crate::net::delivery(self.descriptor.as_fd())
+    }
+
+    /// What the kernel knows of the connection; `None` for a unix socket.
+    #[must_use]
+    pub fn tcp_info(&self) -> Option<TcpInfo> {
+        crate::net::tcp_info(self.descriptor.as_fd())
     }
 
     /// Spares the operations on this socket some of their cost; for one that has shown to be busy.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +14,13 @@ use crate::config::plan::Plan;
 use crate::plugin::watch::{ProcessId, Watch};
 use crate::plugin::{Opened, Process};
 use crate::policy::budget::Budget;
+use crate::policy::identity;
+use crate::relay::sight::Sight;
 use crate::stats::counters::{ListenerState, ShardStats};
 use crate::stats::latency::Latencies;
 use crate::stats::summary::Summary;
 use crate::tls::terms::{ListenerTls, UpstreamTls};
-use crate::types::{Endpoint, Generation, ListenerIndex, SessionId, ShardId};
+use crate::types::{Endpoint, Generation, ListenerIndex, Name, SessionId, ShardId};
 use crate::upstream::state::{BackendId, UpstreamState};
 
 /// A plan plus what was acquired for it. Immutable; a connection keeps the one it began with.
@@ -92,13 +94,70 @@ pub enum Command {
     SlotFreed(BackendId),
     /// The live sessions.
     Sessions(Reply<Vec<Summary>>),
+    /// Look at sessions, whose ids come sorted: each answers for itself, as it gets its turn. The channel has room for all
+    /// of them, and is closed when no more come.
+    Look(Arc<[SessionId]>, Sender<(SessionId, Sight)>),
     /// Cut a session; answers whether the shard had it.
     Kill(SessionId, Reply<bool>),
     /// The histograms since the last time.
     Latencies(Reply<Latencies>),
+    /// What came of an errand.
+    Done(Ticket, Answer),
     /// Stop accepting; answers when the last session has ended. Sessions that remain after the duration are cut.
     Drain(Duration, Reply<ShardId>),
 }
+
+/// What a shard asks of control, as it may block or take long.
+#[derive(Debug)]
+pub enum Errand {
+    /// The addresses of a host name, lower case and without a trailing dot.
+    Resolve(Name),
+    /// Whether they are the password of that user. Both as they came.
+    Authenticate { source: Option<IpAddr>, user: Box<[u8]>, password: Password },
+    /// Whether a client may begin a dialogue at all.
+    AdmitAddress(IpAddr),
+}
+
+/// A password as it came; overwritten when it is not needed any more. Debug shows nothing of it.
+pub struct Password(pub Box<[u8]>);
+
+impl Drop for Password {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.0);
+    }
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password(..)")
+    }
+}
+
+/// An errand, and where its answer goes.
+#[derive(Debug)]
+pub struct Commission {
+    pub shard: ShardId,
+    pub ticket: Ticket,
+    pub errand: Errand,
+}
+
+/// Tells the errands of a shard apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    pub slot: u32,
+    pub number: u32,
+}
+
+/// What came of an errand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// In the order in which to try them; none: the name has none, or nobody could say.
+    Addresses(Arc<[IpAddr]>),
+    Verdict(identity::Verdict),
+}
+
+/// Errands of all shards that may wait for control; more are refused at once.
+pub const ERRANDS: usize = 16 * 1024;
 
 /// Where the answer to a command goes. The asker may have gone; that is no error.
 #[derive(Debug)]

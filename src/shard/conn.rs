@@ -10,11 +10,13 @@ use futures_lite::FutureExt;
 use super::greet::{Greeted, greet};
 use super::reach::{Reached, destination, reach};
 use super::session::{Outcome, Session};
+use super::socks;
 use crate::plugin::{self, Refusal};
 use crate::policy::permit::Permit;
+use crate::relay::sight::Sight;
 use crate::relay::{self, Direction, Line, Transform, Way};
-use crate::ring::{Queue, Socket};
-use crate::types::{Blame, Reason, State};
+use crate::ring::Socket;
+use crate::types::{Blame, Reason, Service, State};
 use crate::upstream::queue::Place;
 
 /// Serves one connection to its end, whatever that is. A panic ends this connection only. `permit` is `None` where only a
@@ -52,19 +54,27 @@ async fn live(session: &Session, permit: Option<Permit>, client: Socket) -> Outc
 
 /// From the first byte of the client to a line of both sides: hears who it is and what it wants, gets it a backend, and
 /// opens the plugins between them.
-async fn establish(session: &Session, permit: Option<Permit>, client: Socket) -> Result<(Box<Line>, Place), Outcome> {
+async fn establish(
+    session: &Session,
+    permit: Option<Permit>,
+    client: Socket,
+) -> Result<(Box<Line>, Option<Place>), Outcome> {
     let mut greeted = greet(session, client, permit).await?;
-    let reached = reach(session, &mut greeted).await?;
+    let reached = match session.listener().service {
+        Service::Tcp => reach(session, &mut greeted).await?,
+        Service::Socks5 => socks::reach(session, &mut greeted).await?,
+    };
     let Opened { lines, is_refused } = open_plugins(session, &greeted, &reached)?;
     let (line_up, line_down) = lines.unzip();
     let pool = session.shard().ring().pool();
-    let (Greeted { inlet: client, tls: inside, .. }, Reached { inlet: upstream, place, tls: outside, preface }) =
-        (greeted, reached);
+    let Greeted { inlet: client, tls: inside, opened, .. } = greeted;
+    let Reached { inlet: upstream, place, tls: outside, up: preface_up, down: preface_down } = reached;
     let (open_up, seal_down) = inside.map(|tls| (tls.opener, tls.sealer)).unzip();
     let (open_down, seal_up) = outside.map(|tls| (tls.opener, tls.sealer)).unzip();
-    let up = Way { preface, transform: Transform::new(Direction::Up, pool, open_up, line_up, seal_up) };
+    let up = Transform::new(Direction::Up, pool, open_up, line_up, seal_up).map(|up| up.beginning_with(opened));
     let down = Transform::new(Direction::Down, pool, open_down, line_down, seal_down);
-    let down = Way { preface: Queue::new(pool), transform: down };
+    let up = Way { preface: preface_up, transform: up };
+    let down = Way { preface: preface_down, transform: down };
     Ok((Box::new(Line { client, upstream, up, down, is_refused }), place))
 }
 
@@ -84,8 +94,10 @@ fn open_plugins(session: &Session, greeted: &Greeted, reached: &Reached) -> Resu
         return Ok(Opened::default());
     }
     let live = session.live();
-    let backend = reached.place.backend();
-    let target = greeted.destination.or_else(|| destination(&greeted.inlet.socket));
+    let backend = reached.place.as_ref().map(Place::backend);
+    let destination = greeted.destination.or_else(|| destination(&greeted.inlet.socket));
+    let asked = live.target();
+    let user = live.user();
     let tls = live.tls();
     let alpn = tls.as_ref().and_then(|tls| tls.alpn.as_deref());
     let sni = tls.as_ref().and_then(|tls| tls.sni.as_deref());
@@ -95,12 +107,15 @@ fn open_plugins(session: &Session, greeted: &Greeted, reached: &Reached) -> Resu
         client: live.client,
         source: live.source(),
         listener: &session.listener().name,
-        target: target.as_ref().map(|target| target as _),
-        upstream: Some(&backend.upstream),
-        backend: Some(&backend.address),
+        target: match &asked {
+            Some(asked) => Some(asked as _),
+            None => destination.as_ref().map(|destination| destination as _),
+        },
+        upstream: backend.map(|backend| &backend.upstream as _),
+        backend: backend.map(|backend| &backend.address as _),
         sni: sni.as_ref().map(|sni| sni as _),
         alpn: alpn.as_ref().map(|alpn| alpn as _),
-        user: None,
+        user: user.as_ref().map(|user| user as _),
     };
     let sides = [&greeted.inlet.socket, &reached.inlet.socket];
     let outcome = match plugin::Streams::open(session.shard().ring().pool(), instances, &facts) {
@@ -132,6 +147,8 @@ async fn or_cut<T>(session: &Session, future: impl Future<Output = Result<T, Out
         if let Poll::Ready((reason, blame)) = session.live().cut.poll(context) {
             return Poll::Ready(Err(Outcome::failed(reason, blame)));
         }
+        // There is nothing to be seen yet; the stage says enough.
+        session.live().cut.answer(Sight::default);
         future.as_mut().poll(context)
     })
     .await

@@ -13,7 +13,7 @@ use crate::codec::client_hello::{self, ClientHello, ServerName, TlsVersion};
 use crate::codec::proxy_header;
 use crate::limits;
 use crate::policy::permit::Permit;
-use crate::ring::{First, Inlet, Socket};
+use crate::ring::{First, Inlet, Queue, Socket};
 use crate::stats::counters::Handshake;
 use crate::stats::latency::Measure;
 use crate::stats::summary::TlsFacts;
@@ -22,7 +22,7 @@ use crate::tls::{self, HandshakeError};
 use crate::types::{Blame, Client, Reason, Stage, State};
 
 /// Bytes that a stage asks for at once.
-const READ: u32 = 16 * 1024;
+pub(super) const READ: u32 = 16 * 1024;
 // Descriptions of fatal alerts (RFC 8446 section 6.2).
 const UNEXPECTED_MESSAGE: u8 = 10;
 const PROTOCOL_VERSION: u8 = 70;
@@ -34,6 +34,8 @@ pub(super) struct Greeted {
     pub(super) permit: Permit,
     /// What the client's TLS ends in, here.
     pub(super) tls: Option<tls::Session>,
+    /// What a dialogue has opened of it, and not heard.
+    pub(super) opened: Queue,
     pub(super) hello: Option<Hello>,
     /// Where a PROXY header says that the client connected to.
     pub(super) destination: Option<SocketAddr>,
@@ -87,7 +89,14 @@ pub(super) async fn greet(session: &Session, client: Socket, permit: Option<Perm
         None => proxy_header(session, &mut inlet).await?,
     };
     let tls = session.generation().snapshot.tls[session.listener_index()].clone();
-    let mut greeted = Greeted { inlet, permit, tls: None, hello: None, destination };
+    let mut greeted = Greeted {
+        opened: Queue::new(session.shard().ring().pool()),
+        inlet,
+        permit,
+        tls: None,
+        hello: None,
+        destination,
+    };
     if tls.is_some() || listener.peeks {
         let shake = async {
             let hello = client_hello(&mut greeted.inlet).await?;
@@ -110,7 +119,7 @@ pub(super) async fn greet(session: &Session, client: Socket, permit: Option<Perm
 }
 
 /// Bounds a stage in time, and measures it.
-async fn within<T>(
+pub(super) async fn within<T>(
     session: &Session,
     stage: Stage,
     limit: Duration,
@@ -162,7 +171,7 @@ async fn more(inlet: &mut Inlet) -> Result<(), Outcome> {
     }
 }
 
-fn broken(error: &io::Error) -> Outcome {
+pub(super) fn broken(error: &io::Error) -> Outcome {
     match error.raw_os_error() {
         Some(libc::ENOBUFS | libc::ENOMEM) => Outcome::failed(Reason::Memory, Blame::Proxy),
         Some(libc::ECONNRESET | libc::EPIPE) => Outcome::failed(Reason::Reset, Blame::Client),

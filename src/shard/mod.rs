@@ -4,10 +4,12 @@
 mod accept;
 pub mod command;
 mod conn;
+mod errands;
 mod generation;
 mod greet;
 mod reach;
 mod session;
+mod socks;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,6 +27,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use slab::Slab;
 
 use crate::config::plan::{BusyPoll, Engine, OnDown, Outlier};
+use crate::relay::sight::Sight;
 use crate::ring::{Features, Options, Pacing, Ring};
 use crate::stats;
 use crate::stats::counters::{ShardStats, add};
@@ -37,7 +40,8 @@ use crate::upstream::queue::Queues;
 use crate::upstream::state::{BackendId, BackendState};
 use crate::upstream::warm::Stocks;
 use accept::Listening;
-use command::{BindId, Command, Event, Handover, Inbox, Mailbox, Reply};
+use command::{Answer, BindId, Command, Commission, Errand, Event, Handover, Inbox, Mailbox, Reply};
+use errands::Errands;
 use generation::Generation;
 use session::Live;
 
@@ -64,6 +68,8 @@ pub struct Parts {
     pub events: Sender<Event>,
     /// Finished sessions, for the access log. A full channel drops and counts.
     pub summaries: Sender<Summary>,
+    /// What control does for shards. A full channel refuses.
+    pub errands: Sender<Commission>,
     /// The mailboxes of all shards, by [`ShardId`], this one's included.
     pub peers: Arc<[Mailbox]>,
 }
@@ -118,6 +124,7 @@ struct Shard {
     summaries: Sender<Summary>,
     queues: Rc<Queues>,
     stocks: Stocks,
+    errands: Rc<Errands>,
     /// Bounds the handshakes of one turn.
     gate: Gate,
     listening: RefCell<Vec<Rc<Listening>>>,
@@ -152,6 +159,7 @@ impl Shard {
             queues: Queues::new(ring.clone(), tell),
             stocks: Stocks::new(ring.clone()),
             gate: Gate::default(),
+            errands: Errands::new(id, ring.clone(), parts.errands),
             ring,
             stats: parts.stats,
             events: parts.events,
@@ -189,6 +197,11 @@ impl Shard {
 
     fn stocks(&self) -> &Stocks {
         &self.stocks
+    }
+
+    /// Has control do what may block; `None` where it has too much to do already, or is gone.
+    async fn ask(&self, errand: Errand) -> Option<Answer> {
+        Some(self.errands.ask(errand)?.await)
     }
 
     fn gate(&self) -> &Gate {
@@ -232,8 +245,10 @@ impl Shard {
                 Command::Sessions(reply) => {
                     reply.send(self.sessions.borrow().iter().map(|(_, live)| live.summary(self)).collect());
                 }
+                Command::Look(ids, answers) => self.look(&ids, &answers),
                 Command::Kill(id, reply) => reply.send(self.kill(id)),
                 Command::Latencies(reply) => reply.send(self.latencies.borrow_mut().take()),
+                Command::Done(ticket, answer) => self.errands.answer(ticket, answer),
                 Command::Drain(limit, reply) => self.drain(limit, reply),
             }
         }
@@ -310,6 +325,18 @@ impl Shard {
             let closes = upstreams.iter().any(|plan| plan.name == used.upstream && plan.on_down == OnDown::Close);
             if closes {
                 live.cut.cut(Reason::BackendDown, Blame::Upstream);
+            }
+        }
+        self.ring.note_activity();
+    }
+
+    fn look(&self, ids: &[SessionId], answers: &Sender<(SessionId, Sight)>) {
+        for (_, live) in self.sessions.borrow().iter() {
+            if ids.binary_search(&live.id).is_ok() {
+                let (id, answers) = (live.id, answers.clone());
+                live.cut.ask(Box::new(move |sight| {
+                    let _ = answers.try_send((id, sight));
+                }));
             }
         }
         self.ring.note_activity();

@@ -24,10 +24,13 @@ const READ_AHEAD: u32 = 4 * 1024;
 /// A backend's connection.
 pub(super) struct Reached {
     pub(super) inlet: Inlet,
-    pub(super) place: Place,
+    /// `None` where the client said itself where it goes.
+    pub(super) place: Option<Place>,
     pub(super) tls: Option<tls::Session>,
     /// Goes before the client's bytes.
-    pub(super) preface: Queue,
+    pub(super) up: Queue,
+    /// Goes before the upstream's bytes.
+    pub(super) down: Queue,
 }
 
 /// Gets a backend's connection for the session: routes, waits for a place where the configuration says so, dials, and
@@ -40,7 +43,7 @@ pub(super) async fn reach(session: &Session, greeted: &mut Greeted) -> Result<Re
     let plan = &session.generation().snapshot.plan.upstreams[usize::from(upstream.0)];
     let header = proxy_header(session, greeted, plan.send_proxy)?;
     if !header.is_empty() && greeted.inlet.ahead.is_empty() {
-        greeted.inlet.begin(READ_AHEAD).await;
+        greeted.inlet.begin(READ_AHEAD);
     }
     let mut tried: SmallVec<[u16; 8]> = SmallVec::new();
     let mut last = None;
@@ -59,7 +62,8 @@ pub(super) async fn reach(session: &Session, greeted: &mut Greeted) -> Result<Re
                 place.backend().connect_succeeded();
                 session.connected(&place, session.shard().ring().now().saturating_sub(before));
                 greeted.inlet.catch_up().await;
-                return Ok(Reached { inlet, place, tls, preface });
+                let down = Queue::new(session.shard().ring().pool());
+                return Ok(Reached { inlet, place: Some(place), tls, up: preface, down });
             }
             Err(error) => {
                 session.shard().connect_failed(place.backend(), plan.outlier, error);
@@ -195,7 +199,7 @@ fn proxy_header(session: &Session, greeted: &Greeted, send: SendProxy) -> Result
         Client::Unix => None,
     };
     let destination = greeted.destination.or_else(|| destination(&greeted.inlet.socket));
-    let id = session.live().id.to_string();
+    let id = tlvs.unique_id.then(|| session.live().id.to_string());
     let agreed = greeted.tls.as_ref().map(|tls| &tls.facts);
     let cn = agreed.and_then(|facts| facts.peer.as_deref()).and_then(tls::names::common_name);
     let ssl = agreed.map(|facts| {
@@ -216,7 +220,7 @@ fn proxy_header(session: &Session, greeted: &Greeted, send: SendProxy) -> Result
     let facts = Facts {
         alpn: agreed.filter(|_| tlvs.alpn).and_then(|facts| facts.alpn.as_deref()),
         authority: name.filter(|_| tlvs.authority).map(|name| name.as_str().as_bytes()),
-        unique_id: tlvs.unique_id.then_some(id.as_bytes()),
+        unique_id: id.as_deref().map(str::as_bytes),
         ssl: ssl.filter(|_| tlvs.ssl),
     };
     let outgoing = Outgoing { version, origin: Origin::Proxy { source, destination }, facts, checksum: tlvs.crc32c };

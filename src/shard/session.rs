@@ -1,7 +1,7 @@
 //! Sessions: one accepted connection each. The guard counts it in, and out again however it ends.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +39,8 @@ pub(super) struct Live {
     start: Duration,
     stage: Cell<Stage>,
     backend: OnceCell<Arc<BackendState>>,
+    /// Where a service that takes no backend is connected to.
+    remote: Cell<Option<SocketAddr>>,
     connect: Cell<Option<Duration>>,
     first_byte: Cell<Option<Duration>>,
     bytes_up: Cell<u64>,
@@ -62,7 +64,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    pub(super) fn failed(reason: Reason, blame: Blame) -> Self {
+    pub(super) const fn failed(reason: Reason, blame: Blame) -> Self {
         Self { state: State::Failed, reason, blame: Some(blame) }
     }
 }
@@ -89,6 +91,10 @@ impl Live {
 
     fn service(&self) -> Service {
         self.generation.snapshot.plan.listeners[usize::from(self.listener.0)].service
+    }
+
+    pub(super) fn target(&self) -> Option<Arc<str>> {
+        self.target.borrow().clone()
     }
 
     pub(super) fn user(&self) -> Option<Name> {
@@ -119,6 +125,7 @@ impl Live {
             rule: self.rule.borrow().clone(),
             tls: self.tls(),
             backend: self.backend.get().cloned(),
+            remote: self.remote.get(),
             start: shard.wall_clock(self.start),
             duration: since(shard.ring().now(), self.start),
             connect: self.connect.get(),
@@ -156,6 +163,7 @@ impl Session {
             start: shard.ring().now(),
             stage: Cell::new(Stage::Route),
             backend: OnceCell::new(),
+            remote: Cell::new(None),
             connect: Cell::new(None),
             first_byte: Cell::new(None),
             bytes_up: Cell::new(0),
@@ -203,6 +211,21 @@ impl Session {
         self.of_source.set(lease);
     }
 
+    /// Notes who the client has proved to be.
+    pub(super) fn set_user(&self, user: Name) {
+        self.live.user.replace(Some(user));
+    }
+
+    /// Notes where the client wants to go.
+    pub(super) fn set_target(&self, target: Arc<str>) {
+        self.live.target.replace(Some(target));
+    }
+
+    /// Notes the rule that decided.
+    pub(super) fn set_rule(&self, rule: Option<Arc<str>>) {
+        self.live.rule.replace(rule);
+    }
+
     pub(super) fn set_tls(&self, facts: TlsFacts) {
         self.live.tls.replace(Some(Arc::new(facts)));
     }
@@ -222,9 +245,19 @@ impl Session {
 
     /// Notes that the session is connected to the backend of `place`; dialling took `connect`.
     pub(super) fn connected(&self, place: &Place, connect: Duration) {
-        self.set_stage(Stage::FirstByte);
         add(&place.backend().counters[usize::from(self.shard.id().0)].connects, 1);
         let _ = self.live.backend.set(Arc::clone(place.backend()));
+        self.note_connect(connect);
+    }
+
+    /// Likewise, without a backend of the configuration.
+    pub(super) fn connected_to(&self, remote: SocketAddr, connect: Duration) {
+        self.live.remote.set(Some(remote));
+        self.note_connect(connect);
+    }
+
+    fn note_connect(&self, connect: Duration) {
+        self.set_stage(Stage::FirstByte);
         self.live.connect.set(Some(connect));
         self.shard.latencies.borrow_mut().record(Measure::Connect, connect);
     }
@@ -327,6 +360,7 @@ pub(super) fn reject(
             rule: None,
             tls: None,
             backend: None,
+            remote: None,
             start: shard.wall_clock(shard.ring().now()),
             duration: Duration::ZERO,
             connect: None,

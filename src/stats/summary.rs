@@ -1,5 +1,6 @@
 //! The record of one session, as the access log and the session list show it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +30,8 @@ pub struct Summary {
     pub tls: Option<Arc<TlsFacts>>,
     /// `None` before a backend was chosen.
     pub backend: Option<Arc<BackendState>>,
+    /// Where a service that takes no backend is connected to.
+    pub remote: Option<SocketAddr>,
     pub start: SystemTime,
     pub duration: Duration,
     pub connect: Option<Duration>,
@@ -55,4 +58,13 @@ pub struct TlsFacts {
     pub version: Option<&'static str>,
     /// As `TLS13_AES_128_GCM_SHA256`; unknown where TLS is passed through.
     pub cipher: Option<&'static str>,
+}
+
+impl Summary {
+    /// The address that the session is connected to.
+    #[must_use]
+    pub fn address(&self) -> Option<String> {
+        let remote = || self.remote.map(|remote| remote.to_string());
+        self.backend.as_ref().map(|backend| backend.address.to_string()).or_else(remote)
+    }
 }

@@ -13,7 +13,7 @@ use super::counters::{Handshake, ListenerState, ShardStats};
 use super::latency::{Latencies, Measure};
 use crate::policy::budget::Budget;
 use crate::types::{Blame, Reason, ShardId, Stage};
-use crate::upstream::state::{BackendState, Health, UpstreamState};
+use crate::upstream::state::{BackendState, Health, LastCheck, UpstreamState};
 
 /// Everything at one moment.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -138,6 +138,10 @@ pub struct BackendTotals {
     pub traffic: Traffic,
     pub connect_failures: u64,
     pub ejections: u64,
+    /// For how long it has been what it is; `None`: since the start.
+    pub unchanged_ms: Option<u64>,
+    #[serde(skip)]
+    pub last_check: Option<Arc<LastCheck>>,
 }
 
 /// Quantiles in milliseconds.
@@ -275,6 +279,8 @@ impl BackendTotals {
             connections: state.connections.used(),
             max_connections: limit_of(&state.connections),
             ejections: read(&state.ejections),
+            unchanged_ms: state.changed_ms(now_ms).map(|changed| now_ms.saturating_sub(changed)),
+            last_check: state.last_check.load_full(),
             ..Self::default()
         };
         for shard in &state.counters {

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use crossbeam::utils::CachePadded;
 
 use crate::config::plan::Address;
@@ -54,8 +56,21 @@ pub struct BackendState {
     /// On the clock of [`crate::stats::clock_ms`]; 0: not ejected.
     ejected_until_ms: AtomicU64,
     pub ejections: AtomicU64,
+    /// When it last became what it is, on the clock of [`crate::stats::clock_ms`]; 0: at the start.
+    changed_ms: AtomicU64,
+    /// Written by the health checks, read by control.
+    pub last_check: ArcSwapOption<LastCheck>,
     /// Indexed by shard; each has that shard as its one writer.
     pub counters: Box<[CachePadded<BackendCounters>]>,
+}
+
+/// What came of a health check.
+#[derive(Debug, Clone)]
+pub struct LastCheck {
+    pub at: SystemTime,
+    pub took: Duration,
+    /// Why it failed.
+    pub failure: Option<String>,
 }
 
 /// Written by one shard, read by the stats thread.
@@ -80,6 +95,8 @@ impl BackendState {
             failures: AtomicU32::new(0),
             ejected_until_ms: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
+            changed_ms: AtomicU64::new(0),
+            last_check: ArcSwapOption::empty(),
             counters: (0..shards).map(|_| CachePadded::default()).collect(),
         }
     }
@@ -106,6 +123,20 @@ impl BackendState {
     #[must_use]
     pub fn is_ejected(&self, now_ms: u64) -> bool {
         now_ms < self.ejected_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it has just become something else.
+    pub fn note_change(&self, now_ms: u64) {
+        self.changed_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Since when it is what it is, on the same clock; `None`: since the start.
+    #[must_use]
+    pub fn changed_ms(&self, now_ms: u64) -> Option<u64> {
+        let changed = self.changed_ms.load(Ordering::Relaxed);
+        // An ejection ends by itself.
+        let ended = Some(self.ejected_until_ms.load(Ordering::Relaxed)).filter(|until| *until <= now_ms).unwrap_or(0);
+        Some(changed.max(ended)).filter(|since| *since > 0)
     }
 
     /// Whether new connections may go here.
@@ -135,7 +166,28 @@ impl BackendState {
         self.failures.store(0, Ordering::Relaxed);
         let until = now_ms + outlier.eject.as_millis() as u64;
         self.ejected_until_ms.store(until, Ordering::Relaxed);
+        self.note_change(now_ms);
         self.ejections.fetch_add(1, Ordering::Relaxed);
         true
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::config::plan::Outlier;
+
+    #[test]
+    fn knows_since_when_it_is_what_it_is() {
+        let address = Address::Host { host: "db".into(), port: 1 };
+        let state = BackendState::new(BackendId(0), "app".into(), address, 1, 1);
+        assert_eq!(state.changed_ms(5_000), None, "since the start");
+        let outlier = Some(Outlier { failures: 1, eject: Duration::from_secs(2) });
+        assert!(state.connect_failed(5_000, outlier));
+        assert_eq!((state.is_ejected(6_000), state.changed_ms(6_000)), (true, Some(5_000)));
+        assert_eq!((state.is_ejected(9_000), state.changed_ms(9_000)), (false, Some(7_000)), "it came back by itself");
+        state.note_change(8_000);
+        assert_eq!(state.changed_ms(9_000), Some(8_000));
     }
 }

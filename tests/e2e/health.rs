@@ -43,12 +43,18 @@ fn checks_take_a_backend_down_after_fall_failures_and_up_after_rise_passes() {
         await_state(&arus, &address, "down");
         assert!(ill.failed() >= 4, "down after {} failures, of 4", ill.failed());
         assert_eq!(who_answers(&web, 8), ["well"; 8]);
+        let shown = backend_status(&arus, &address);
+        assert!(shown["last_check"]["error"].as_str().unwrap().contains("ILL"), "{shown}");
+        let down_since = shown["since"].as_str().unwrap().to_owned();
 
         ill.set_well(true);
         await_state(&arus, &address, "up");
         assert!(ill.passed() >= 3, "up after {} passes, of 3", ill.passed());
         let both = who_answers(&web, 8);
         assert!(both.contains(&"ill".into()), "{both:?}");
+        let shown = backend_status(&arus, &address);
+        assert!(shown["last_check"]["error"].is_null() && shown["last_check"]["took_ms"].is_number(), "{shown}");
+        assert!(*shown["since"].as_str().unwrap() > *down_since, "{down_since} {shown}");
     }
     let log = arus.log.message("backend is down");
     assert_eq!((&log["upstream"], &log["backend"]), (&"app".into(), &address.to_string().into()));

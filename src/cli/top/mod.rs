@@ -22,7 +22,7 @@ use super::socket::SocketArgs;
 use sample::Samples;
 use screen::Choices;
 
-/// Watch throughput, connections, shards, backends and latency live
+/// Watch throughput, who is waited for, whose failures there are, shards, backends and latency live
 ///
 /// Keys: q, Esc or Ctrl-C quit; p or space pause; + and - ask more or less often; arrow keys, PgUp, PgDn and Home
 /// scroll the backends.
@@ -36,6 +36,9 @@ pub(super) struct TopArgs {
     /// Print one frame as text, and end; needs no terminal
     #[arg(long)]
     once: bool,
+    /// Print one reading as JSON, and end: `status` and `verdicts`, as the API answers
+    #[arg(long)]
+    json: bool,
 }
 
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -51,8 +54,16 @@ fn interval(text: &str) -> Result<Duration, String> {
 pub(super) fn run(args: &TopArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.socket)?.with_timeout(PATIENCE);
     let mut samples = Samples::default();
+    if args.json {
+        let reading = serde_json::json!({
+            "status": client.get_json("/api/v1/status")?,
+            "verdicts": client.get_json(VERDICTS)?,
+        });
+        return Ok(writeln!(std::io::stdout(), "{reading:#}")?);
+    }
     // The first reading is a plain question: no screen for an arus that is not there.
     samples.take(read(&client)?);
+    samples.verdicts = client.get(VERDICTS).ok();
     if args.once {
         let width = ratatui::crossterm::terminal::size().map_or(80, |(width, _)| width.max(80));
         let choices = Choices { interval: args.interval, ..Choices::default() };
@@ -69,6 +80,10 @@ pub(super) fn run(args: &TopArgs) -> anyhow::Result<()> {
 fn read(client: &Client) -> anyhow::Result<crate::control::admin::status::Status> {
     client.get("/api/v1/status")
 }
+
+const VERDICTS: &str = "/api/v1/sessions/verdicts";
+/// They are asked for so often at most: each is two looks at up to 200 sessions.
+const VERDICT_PAUSE: Duration = Duration::from_secs(5);
 
 /// SIGTERM and SIGHUP end the loop, so that the terminal is given back.
 fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
@@ -88,6 +103,7 @@ fn watch(
 ) -> anyhow::Result<()> {
     let mut choices = Choices { interval, ..Choices::default() };
     let mut next = Instant::now() + choices.interval;
+    let mut judged = Instant::now();
     loop {
         terminal.draw(|frame| screen::draw(frame, samples, &choices))?;
         // At most a second at a time, for a signal does not always wake poll.
@@ -107,6 +123,10 @@ fn watch(
                 choices.trouble = match read(client) {
                     Ok(status) => {
                         samples.take(status);
+                        if judged.elapsed() >= VERDICT_PAUSE {
+                            samples.verdicts = client.get(VERDICTS).ok();
+                            judged = Instant::now();
+                        }
                         None
                     }
                     Err(error) => Some(format!("{error:#}")),

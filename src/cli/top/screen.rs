@@ -30,10 +30,15 @@ const BAR: usize = 10;
 /// Rows of a window that shows everything of these samples.
 pub(super) fn full_height(samples: &Samples) -> u16 {
     let rows = samples.status.as_ref().map_or(0, |status| status.shards.len() + backends(status).count());
-    u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(HEADER + SPARKLINES + LATENCY + 2 + FOOTER).min(500)
+    u16::try_from(rows)
+        .unwrap_or(u16::MAX)
+        .saturating_add(HEADER + TROUBLE + SPARKLINES + LATENCY + 2 + FOOTER)
+        .min(500)
 }
 
 const HEADER: u16 = 2;
+/// Who is waited for, and whose failures there were.
+const TROUBLE: u16 = 2;
 const SPARKLINES: u16 = 5;
 const LATENCY: u16 = 4;
 const FOOTER: u16 = 1;
@@ -49,12 +54,15 @@ pub(super) fn draw(frame: &mut Frame<'_>, samples: &Samples, choices: &Choices) 
     let backend_rows = u16::try_from(backends(status).count()).unwrap_or(u16::MAX).saturating_add(1);
     let body = height.saturating_sub(HEADER + FOOTER);
     // The tables need a heading and a row each before anything else is shown.
+    let trouble = if body >= TROUBLE + 4 { TROUBLE } else { 0 };
+    let body = body - trouble;
     let sparklines = if body >= SPARKLINES + LATENCY + 4 { SPARKLINES } else { 0 };
     let latency = if body >= LATENCY + 4 { LATENCY } else { 0 };
     let tables = body - sparklines - latency;
     let shards = shard_rows.min((tables / 2).max(tables.saturating_sub(backend_rows)));
-    let [header, traffic, shards, upstreams, latency, footer] = Layout::vertical([
+    let [header, trouble, traffic, shards, upstreams, latency, footer] = Layout::vertical([
         Constraint::Length(HEADER),
+        Constraint::Length(trouble),
         Constraint::Length(sparklines),
         Constraint::Length(shards),
         Constraint::Fill(1),
@@ -64,6 +72,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, samples: &Samples, choices: &Choices) 
     .areas(frame.area());
 
     draw_header(frame, header, status, sparklines == 0);
+    draw_trouble(frame, trouble, samples);
     draw_traffic(frame, traffic, status, samples);
     draw_shards(frame, shards, status);
     draw_backends(frame, upstreams, status, choices.scroll);
@@ -98,6 +107,38 @@ fn draw_header(frame: &mut Frame<'_>, area: Rect, status: &Status, with_rates: b
         connections.extend(["  down ".dim(), units::bytes_per_second(down).bold()]);
     }
     frame.render_widget(Paragraph::new(vec![title, connections.into()]), area);
+}
+
+/// Is it us, the client or the backend?
+fn draw_trouble(frame: &mut Frame<'_>, area: Rect, samples: &Samples) {
+    let mut waited = vec!["waited for   ".dim()];
+    match &samples.verdicts {
+        None => waited.push("not known".dim()),
+        Some(verdicts) => {
+            for (who, name) in [("us", "arus"), ("backend", "backends"), ("client", "clients")] {
+                let count = verdicts.counts.get(who).copied().unwrap_or(0);
+                let number = Span::from(format!("{count}  "));
+                waited.extend([
+                    format!("{name} ").dim(),
+                    match (who, count) {
+                        (_, 0) => number,
+                        ("client", _) => number.yellow().bold(),
+                        _ => number.red().bold(),
+                    },
+                ]);
+            }
+            let judged: usize = verdicts.counts.values().sum();
+            waited.push(format!("of the newest {judged} sessions").dim());
+        }
+    }
+    let mut failed = vec!["failed by    ".dim()];
+    for (blame, count, late) in samples.failures() {
+        let late = Span::from(format!("+{late}"));
+        let late = if late.content == "+0" { late.dim() } else { late.red().bold() };
+        failed.extend([format!("{blame} ").dim(), units::count(count).into(), " ".into(), late, "  ".into()]);
+    }
+    failed.push(if failed.len() == 1 { "nobody".dim() } else { "in the last minute".dim() });
+    frame.render_widget(Paragraph::new(vec![Line::from(waited), Line::from(failed)]), area);
 }
 
 fn draw_traffic(frame: &mut Frame<'_>, area: Rect, status: &Status, samples: &Samples) {

@@ -42,7 +42,7 @@ pub(in crate::cli) fn reading(seconds: u64) -> Status {
             "name": "web", "addresses": ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4"],
             "connections": { "used": 14, "limit": null }, "accepted": 200 * seconds, "accepted_per_second": 200.0,
             "closed": 10, "bytes_up": 0, "bytes_down": 0, "bytes_up_per_second": 0.0, "bytes_down_per_second": 0.0,
-            "rejected": { "accept_rate": 5 }, "failed": [{ "stage": "connect", "blame": "upstream", "count": 2 }],
+            "rejected": { "accept_rate": 5 }, "failed": [{ "stage": "connect", "blame": "upstream", "count": 2 * seconds }],
         }],
         "upstreams": [{
             "name": "pool", "waiting": 0,
@@ -57,6 +57,8 @@ fn samples() -> Samples {
     for seconds in 10..40 {
         samples.take(reading(seconds));
     }
+    let verdicts = json!({ "data": [], "counts": { "client": 12, "ok": 188 }, "live": 999, "missing_shards": [] });
+    samples.verdicts = Some(serde_json::from_value(verdicts).unwrap());
     samples
 }
 
@@ -78,6 +80,8 @@ fn a_frame_of_80_columns_shows_everything() {
         "50/s",
         "first_byte",
         "2.5 ms",
+        "clients 12  of the newest 200 sessions",
+        "upstream 78 +58  in the last minute",
         "q quit",
     ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");

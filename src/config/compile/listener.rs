@@ -14,7 +14,7 @@ use super::super::read::{List, Text};
 use super::super::units;
 use super::bounds::whole;
 use super::plugin::Plugins;
-use super::{Upstreams, engine, proxy, required, tls, unique_name, within};
+use super::{Upstreams, engine, proxy, required, tls, unique_name, within, word};
 use crate::limits;
 use crate::net::listen::DEFAULT_BACKLOG;
 use crate::policy::rate::Rate;
@@ -60,11 +60,14 @@ pub(super) fn listener(
     let name = unique_name(raw.name.as_ref(), &raw.head, &mut scope.names, report);
     let owner = name.as_ref().map_or_else(|| "a listener".into(), |name| format!("listener `{name}`"));
     let listen = addresses(raw, &owner, scope, report);
-    service(raw.service.as_ref(), report);
+    let services = [("tcp", Service::Tcp), ("socks5", Service::Socks5)];
+    let service = word(raw.service.as_ref(), "service", &services, Service::Tcp, report);
     let upstream = raw.upstream.as_ref().and_then(|text| scope.upstreams.find(text, report));
     let routes = routes(raw.route.as_deref().unwrap_or_default(), &mut scope.upstreams, report);
     let has_no_route = raw.head.lacks(raw.route.as_ref(), "route") || raw.route.as_ref().is_some_and(Vec::is_empty);
-    if raw.head.lacks(raw.upstream.as_ref(), "upstream") && has_no_route {
+    if service == Service::Socks5 {
+        refuse_upstream(raw, &owner, report);
+    } else if raw.head.lacks(raw.upstream.as_ref(), "upstream") && has_no_route {
         report.error(
             &raw.head.span,
             Wrong::new(format!("{owner} has neither an `upstream` nor a route"))
@@ -76,7 +79,7 @@ pub(super) fn listener(
     Listener {
         index,
         name: name.unwrap_or_default(),
-        service: Service::Tcp,
+        service,
         routes,
         upstream,
         plugins: raw.plugins.as_ref().map(|list| scope.plugins.find(list, report)).unwrap_or_default(),
@@ -125,16 +128,18 @@ fn addresses(raw: &raw::Listener<'_>, owner: &str, scope: &mut Scope<'_>, report
     addresses
 }
 
-fn service(value: Option<&Text<'_>>, report: &mut Report<'_>) {
-    match value {
-        Some(text) if text.get_ref() == "socks5" => {
-            report.error(&text.span(), Wrong::new("`service = \"socks5\"` is not in this version of arus"));
+/// The clients of a SOCKS listener say themselves where they want to go.
+fn refuse_upstream(raw: &raw::Listener<'_>, owner: &str, report: &mut Report<'_>) {
+    let route = raw.route.as_ref().and_then(|routes| routes.first());
+    let keys = [
+        ("upstream", raw.upstream.as_ref().map(|text| text.span())),
+        ("route", route.map(|route| route.head.span.clone())),
+    ];
+    for (key, span) in keys {
+        if let Some(span) = span {
+            let wrong = Wrong::new(format!("{owner} serves SOCKS and cannot have `{key}`"));
+            report.error(&span, wrong.hint("its clients say where they want to go; `[acl]` says where they may"));
         }
-        Some(text) if text.get_ref() != "tcp" => {
-            let wrong = Wrong::new(format!("`service` cannot be {}", quote(text.get_ref())));
-            report.error(&text.span(), wrong.hint("one of \"tcp\""));
-        }
-        Some(_) | None => {}
     }
 }
 

@@ -9,6 +9,7 @@ mod hash;
 mod listener;
 mod plugin;
 mod proxy;
+mod socks;
 mod tls;
 mod upstream;
 
@@ -30,6 +31,7 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
     let admin = admin::admin(raw.admin.as_ref(), &engine.state_dir, report);
     let auth = auth::auth(raw.auth.as_ref(), report);
     let demo = engine::demo(raw.demo.as_ref(), report);
+    let socks = socks::socks(raw.socks.as_ref(), report);
     let timeouts = engine::timeouts(raw.timeouts.as_ref(), report);
 
     let raw_upstreams = raw.upstream.as_deref().unwrap_or_default();
@@ -76,7 +78,7 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
     }
     scope.upstreams.warn_unused(report);
     scope.plugins.warn_unused(report);
-    Plan { engine, log, admin, auth, listeners, upstreams, plugins, demo }
+    Plan { engine, log, admin, listeners, upstreams, plugins, demo, socks, auth }
 }
 
 /// Refuses a list of tables that is too long, at the first one too many; hands on those that may be.

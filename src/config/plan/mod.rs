@@ -4,6 +4,7 @@
 
 mod admin;
 mod auth;
+mod socks;
 mod tls;
 
 use std::net::{IpAddr, SocketAddr};
@@ -15,6 +16,7 @@ use ipnet::IpNet;
 
 pub use admin::{Admin, AdminListen, AdminToken, AdminUser, PasswordHash, Scope, TokenDigest};
 pub use auth::{Auth, Failures, Method, PamService, Secret, User};
+pub use socks::{Commands, ProxyCredentials, Socks, UpstreamProxy};
 pub use tls::{ClientAuth, File, Identity, KeyPair, Place, TlsIn, TlsOut, TlsVersion, UnknownSni};
 
 pub use crate::types::Service;
@@ -33,6 +35,7 @@ pub struct Plan {
     /// Indexed by [`PluginIndex`].
     pub plugins: Vec<Plugin>,
     pub demo: Option<Demo>,
+    pub socks: Socks,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -53,12 +53,31 @@ fn unknown_keys_name_the_nearest() {
 fn keys_of_later_versions_are_named_as_such() {
     expect(
         "[acl]\ndefault = \"block\"\n[[acl.rule]]\n[qos]\nglobal = \"0\"\n\
-         [[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nservice = \"socks5\"\nupstream = \"u\"\n\
+         [[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nservice = \"socks\"\nupstream = \"u\"\n\
          [[upstream]]\nname = \"u\"\nbackends = [\"127.0.0.1:2\"]\n",
         &[
             "1:2: `[acl]` is not in this version of arus (remove it)",
             "4:2: `[qos]` is not in this version of arus (remove it)",
-            "9:11: `service = \"socks5\"` is not in this version of arus",
+            "9:11: `service` cannot be `socks` (did you mean `socks5`? one of \"tcp\", \"socks5\")",
+        ],
+    );
+}
+
+#[test]
+fn socks() {
+    expect(
+        "[socks]\ncommands = [\"connect\", \"listen\"]\nbind_timeout = \"0s\"\nadvertise = \"proxy.example\"\n\
+         upstream_proxy = \"http://x:1\"\n\
+         [[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nservice = \"socks5\"\nupstream = \"u\"\n\
+         [[listener.route]]\nupstream = \"u\"\n\
+         [[upstream]]\nname = \"u\"\nbackends = [\"127.0.0.1:2\"]\n",
+        &[
+            "2:24: `commands` cannot have `listen` (\"connect\", \"bind\" and \"udp\" are known)",
+            "3:16: `bind_timeout` cannot be \"0\" (\"1ms\" to \"365d\")",
+            "4:13: `proxy.example` is not an IP address (such as \"203.0.113.5\")",
+            "5:18: `upstream_proxy` does not begin with `socks5://` (such as \"socks5://host:1080\" or \"socks5://user:password@host:1080\")",
+            "10:12: listener `a` serves SOCKS and cannot have `upstream` (its clients say where they want to go; `[acl]` says where they may)",
+            "11:3: listener `a` serves SOCKS and cannot have `route` (its clients say where they want to go; `[acl]` says where they may)",
         ],
     );
 }

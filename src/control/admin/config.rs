@@ -13,18 +13,21 @@ use serde_json::{Map, Value, json};
 
 use crate::config::plan::{
     AcceptProxy, AccessLog, Admin, AdminToken, AdminUser, Backend, Balance, BusyPoll, Demo, Engine, Health, Identity,
-    KeyPair, Level, Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy,
-    Timeouts, TlsIn, TlsOut, UnknownSni, Upstream, Warm,
+    KeyPair, Level, Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Socks,
+    Timeouts, TlsIn, TlsOut, UnknownSni, Upstream, UpstreamProxy, Warm,
 };
 use crate::control::handle::Control;
 use crate::types::UpstreamIndex;
 
+/// The running configuration, in the words of proxy.toml, with every default filled in and no secret in it.
+#[utoipa::path(get, path = "/api/v1/config", tag = "control", responses((status = 200, body = Object)))]
 pub(super) async fn show(State(control): State<Control>) -> Json<Value> {
     Json(plan(&control.view().snapshot.plan))
 }
 
 fn plan(plan: &Plan) -> Value {
-    let Plan { engine: e, log: l, admin: a, auth: authentication, listeners, upstreams, plugins, demo: d } = plan;
+    let Plan { engine: e, log: l, admin: a, listeners, upstreams, plugins, demo: d, socks: s, auth: authentication } =
+        plan;
     present(json!({
         "engine": engine(e),
         "log": log(l),
@@ -32,8 +35,23 @@ fn plan(plan: &Plan) -> Value {
         "auth": auth::auth(authentication),
         "listener": listeners.iter().map(|each| listener(each, plan)).collect::<Vec<_>>(),
         "upstream": upstreams.iter().map(upstream).collect::<Vec<_>>(),
+        "socks": socks(s),
         "plugin": plugins.iter().map(plugin).collect::<Vec<_>>(),
         "demo": d.as_ref().map(|Demo { hello, accept_proxy }| json!({ "hello": hello, "accept_proxy": accept_proxy })),
+    }))
+}
+
+fn socks(socks: &Socks) -> Value {
+    let Socks { commands, bind_timeout, udp_idle, udp_max_associations_per_user, advertise, socks4, upstream_proxy } =
+        socks;
+    present(json!({
+        "commands": commands.words(),
+        "bind_timeout": duration(*bind_timeout),
+        "udp_idle": duration(*udp_idle),
+        "udp_max_associations_per_user": udp_max_associations_per_user,
+        "advertise": advertise,
+        "socks4": socks4,
+        "upstream_proxy": upstream_proxy.as_ref().map(UpstreamProxy::shown),
     }))
 }
 
@@ -299,7 +317,8 @@ fn health(health: &Health) -> Value {
         "timeout": duration(*timeout),
         "rise": rise,
         "fall": fall,
-        "send": text(send),
+        // Not the text, which may hold a password.
+        "send_bytes": send.as_ref().map(Vec::len),
         "expect": text(expect),
     }))
 }

@@ -2,23 +2,47 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Json;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::refusal::Refusal;
+use super::refusal::{Problem, Refusal};
 use crate::control::handle::Control;
 use crate::shard::command::Command;
 use crate::types::Name;
 use crate::upstream::state::{BackendState, Health, UpstreamState};
 
+/// The words of an order.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code)] // for the description only; what is wrong is answered in words
+pub(super) enum Order {
+    Drain,
+    Up,
+    Down,
+}
+
+/// An order that was carried out.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(super) struct Ordered {
+    upstream: String,
+    backend: String,
+    order: String,
+}
+
 /// `drain`: no new connections, live ones go on. `down`: the same, and live ones are cut where the upstream says
 /// `on_down = "close"`. `up`: in use again, at once; health checks judge from there.
+#[utoipa::path(post, path = "/api/v1/upstreams/{upstream}/backends/{backend}/{order}", tag = "upstreams",
+    params(("upstream" = String, Path), ("backend" = String, Path, description = "its address, as listed"), ("order" = inline(Order), Path)),
+    responses((status = 200, body = Ordered), (status = 404, description = "No such upstream, backend or order", body = Problem)))]
 pub(super) async fn order(
     State(control): State<Control>,
-    Path((upstream, backend, order)): Path<(String, String, String)>,
-) -> Result<Json<serde_json::Value>, Refusal> {
+    path: Result<Path<(String, String, String)>, PathRejection>,
+) -> Result<Json<Ordered>, Refusal> {
+    let Path((upstream, backend, order)) = path?;
     let view = control.view();
     let upstream = find(&view.snapshot.upstreams, &upstream)?;
     let backend = upstream.backends.iter().find(|state| state.address.to_string() == backend).ok_or_else(|| {
@@ -41,12 +65,9 @@ pub(super) async fn order(
         }
         _ => return Err(Refusal::new(StatusCode::NOT_FOUND, "an order is drain, up or down")),
     }
+    backend.note_change(crate::stats::clock_ms());
     tracing::info!(upstream = %upstream.name, backend = %backend.address, %order, "an operator gave an order");
-    Ok(Json(json!({
-        "upstream": upstream.name.as_ref(),
-        "backend": backend.address.to_string(),
-        "order": order,
-    })))
+    Ok(Json(Ordered { upstream: upstream.name.to_string(), backend: backend.address.to_string(), order }))
 }
 
 fn find<'a>(upstreams: &'a [Arc<UpstreamState>], name: &str) -> Result<&'a UpstreamState, Refusal> {

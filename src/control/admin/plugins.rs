@@ -7,17 +7,19 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::Json;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::control::handle::Control;
 use crate::plugin::Process;
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Plugin {
     /// In the configuration.
     pub name: String,
     /// What its file calls itself.
     pub library: String,
     pub version: String,
+    #[schema(value_type = String)]
     pub path: PathBuf,
     pub sha256: String,
     /// The configuration that opened it.
@@ -43,6 +45,8 @@ pub struct Plugin {
     pub counters: BTreeMap<String, u64>,
 }
 
+/// The plugins in force, and what was counted of them.
+#[utoipa::path(get, path = "/api/v1/plugins", tag = "plugins", responses((status = 200, body = Vec<Plugin>)))]
 pub(super) async fn show(State(control): State<Control>) -> Json<Vec<Plugin>> {
     Json(plugins(&control))
 }

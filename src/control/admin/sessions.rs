@@ -7,17 +7,18 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Json;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 
 use super::ask::{Answers, ask_all};
-use super::refusal::Refusal;
+use super::refusal::{Problem, Refusal};
+use super::verdict::{Found, Held, Tcp, Verdict, examine};
 use crate::control::handle::Control;
 use crate::shard::command::Command;
 use crate::stats::summary::Summary;
 use crate::types::SessionId;
 
 /// One session, in the words of the API.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Session {
     pub id: String,
     pub listener: String,
@@ -51,10 +52,17 @@ pub struct Session {
     pub tls_cipher: Option<String>,
     pub shard: u16,
     pub generation: u64,
+    /// Who keeps it waiting. This and the next two are there when one live session is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<Tcp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
 }
 
 /// A page of sessions, newest first.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Page {
     pub data: Vec<Session>,
     /// On all pages together.
@@ -68,8 +76,9 @@ pub struct Page {
 /// The largest page.
 pub const PAGE_SIZE: usize = 10_000;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     page: usize,
     page_size: usize,
@@ -81,6 +90,8 @@ impl Default for Wanted {
     }
 }
 
+/// Live sessions, newest first.
+#[utoipa::path(get, path = "/api/v1/sessions", tag = "sessions", params(Wanted), responses((status = 200, body = Page)))]
 pub(super) async fn list(
     State(control): State<Control>,
     wanted: Result<Query<Wanted>, QueryRejection>,
@@ -100,29 +111,51 @@ pub(super) async fn list(
     Ok(Json(Page { data, total: live.len(), page, page_size, missing_shards: missing }))
 }
 
+/// One session.
+#[utoipa::path(get, path = "/api/v1/sessions/{id}", tag = "sessions", params(("id" = uuid::Uuid, Path)), responses(
+    (status = 200, body = Session),
+    (status = 404, description = "No such session", body = Problem),
+    (status = 504, description = "Not on the shards that answered in time", body = Problem),
+))]
 pub(super) async fn show(State(control): State<Control>, Path(id): Path<String>) -> Result<Json<Session>, Refusal> {
     let id = parse(&id)?;
     let Answers { given, missing } = ask_all(&control, Command::Sessions).await;
     match given.into_iter().flatten().find(|summary| summary.id == id) {
-        Some(summary) => Ok(Json(describe(&summary))),
+        Some(summary) => {
+            let mut session = describe(&summary);
+            if let Some(Found { tcp, held, verdict }) = examine(&control, &summary).await {
+                (session.tcp, session.held, session.verdict) = (Some(tcp), Some(held), Some(verdict));
+            }
+            Ok(Json(session))
+        }
         None => Err(not_found(id, &missing)),
     }
 }
 
-pub(super) async fn kill(
-    State(control): State<Control>,
-    Path(id): Path<String>,
-) -> Result<Json<serde_json::Value>, Refusal> {
+/// A session that was cut.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub(super) struct Killed {
+    id: String,
+    killed: bool,
+}
+
+/// Cuts a session.
+#[utoipa::path(delete, path = "/api/v1/sessions/{id}", tag = "sessions", params(("id" = uuid::Uuid, Path)), responses(
+    (status = 200, body = Killed),
+    (status = 404, description = "No such live session", body = Problem),
+    (status = 504, description = "Not on the shards that answered in time", body = Problem),
+))]
+pub(super) async fn kill(State(control): State<Control>, Path(id): Path<String>) -> Result<Json<Killed>, Refusal> {
     let id = parse(&id)?;
     let Answers { given, missing } = ask_all(&control, |reply| Command::Kill(id, reply)).await;
     if given.contains(&true) {
-        Ok(Json(json!({ "id": id.to_string(), "killed": true })))
+        Ok(Json(Killed { id: id.to_string(), killed: true }))
     } else {
         Err(not_found(id, &missing))
     }
 }
 
-fn parse(id: &str) -> Result<SessionId, Refusal> {
+pub(super) fn parse(id: &str) -> Result<SessionId, Refusal> {
     id.parse().map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, format!("not a session id: {error}")))
 }
 
@@ -147,7 +180,7 @@ fn describe(summary: &Summary) -> Session {
         source: summary.source.to_string(),
         peer: (summary.source != summary.client).then(|| summary.client.to_string()),
         target: summary.target.as_deref().map(Into::into),
-        backend: summary.backend.as_ref().map(|backend| backend.address.to_string()),
+        backend: summary.address(),
         upstream: summary.backend.as_ref().map(|backend| backend.upstream.to_string()),
         protocol: summary.protocol.label().into(),
         start: rfc3339(summary.start),
@@ -168,6 +201,9 @@ fn describe(summary: &Summary) -> Session {
         tls_cipher: tls.and_then(|tls| tls.cipher).map(Into::into),
         shard: summary.shard.0,
         generation: summary.generation.0,
+        verdict: None,
+        tcp: None,
+        held: None,
     }
 }
 

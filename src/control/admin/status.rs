@@ -5,25 +5,29 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
 use axum::response::Json;
 use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::plugins::{Plugin, plugins};
 use super::sessions::rfc3339;
+use super::shards::shards;
+pub use super::shards::{Buffers, Shard};
 use crate::config::plan::Identity;
 use crate::control::handle::Control;
 use crate::control::tls::date;
 use crate::control::{logging, recorder};
 use crate::stats::totals::{
-    BackendTotals, LatencyTotals, ListenerTotals, Reloads, ShardTotals, Totals as Reading, Traffic, UpstreamTotals,
+    BackendTotals, LatencyTotals, ListenerTotals, Reloads, Totals as Reading, Traffic, UpstreamTotals,
 };
 use crate::tls;
 use crate::tls::certificates::Facts;
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     pub version: String,
     pub pid: u32,
@@ -33,6 +37,7 @@ pub struct Status {
     pub generation: u64,
     pub draining: bool,
     /// `None`: the built-in example.
+    #[schema(value_type = Option<String>)]
     pub config: Option<PathBuf>,
     pub totals: Totals,
     pub limits: Limits,
@@ -47,7 +52,7 @@ pub struct Status {
 }
 
 /// Payload, and how fast it flows.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 pub struct Flow {
     pub bytes_up: u64,
     pub bytes_down: u64,
@@ -55,7 +60,7 @@ pub struct Flow {
     pub bytes_down_per_second: f64,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct Totals {
     pub active: u32,
     pub accepted: u64,
@@ -74,14 +79,14 @@ pub struct Totals {
 }
 
 /// A limit and what of it is in use.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Use {
     pub used: u64,
     /// `None`: no limit.
     pub limit: Option<u32>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Limits {
     /// Connections of the whole process.
     pub connections: Use,
@@ -90,7 +95,7 @@ pub struct Limits {
 }
 
 /// Microseconds.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct Latency {
     pub count: u64,
     pub p50: u64,
@@ -99,40 +104,7 @@ pub struct Latency {
     pub max: u64,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Shard {
-    pub id: u16,
-    pub cpu: Option<usize>,
-    pub active: u64,
-    pub accepted: u64,
-    pub accepted_per_second: f64,
-    #[serde(flatten)]
-    pub flow: Flow,
-    /// Part of the last second that it worked, 0 to 1.
-    pub busy_share: f64,
-    pub busy_ns: u64,
-    pub idle_ns: u64,
-    pub turns: u64,
-    pub completions: u64,
-    /// In flight.
-    pub operations: u64,
-    pub buffers: Buffers,
-    pub cq_overflows: u64,
-    pub enobufs: u64,
-    pub accept_errors: u64,
-    pub panics: u64,
-    pub summaries_dropped: u64,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Buffers {
-    pub free: u64,
-    pub total: u64,
-    /// Most in use at once.
-    pub watermark: u64,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Listener {
     pub name: String,
     /// Really bound: port 0 is a port here.
@@ -154,7 +126,7 @@ pub struct Listener {
     pub certificates: Vec<Certificate>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Certificate {
     pub subject: String,
     /// DNS names and IP addresses.
@@ -167,7 +139,7 @@ pub struct Certificate {
     pub pending_error: Option<String>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Handshakes {
     /// 1.2 or 1.3; empty for those that failed.
     pub version: String,
@@ -176,14 +148,14 @@ pub struct Handshakes {
     pub count: u64,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Failed {
     pub stage: String,
     pub blame: String,
     pub count: u64,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Upstream {
     pub name: String,
     /// Connections that wait for a full backend.
@@ -191,7 +163,7 @@ pub struct Upstream {
     pub backends: Vec<Backend>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Backend {
     pub address: String,
     /// up | down | ejected | drained
@@ -201,18 +173,34 @@ pub struct Backend {
     pub connects_per_second: f64,
     pub connect_failures: u64,
     pub ejections: u64,
+    /// When it last became what it is, RFC 3339; absent: at the start.
+    #[serde(default)]
+    pub since: Option<String>,
+    /// Absent where nobody checks it.
+    #[serde(default)]
+    pub last_check: Option<Check>,
     #[serde(flatten)]
     pub flow: Flow,
 }
 
+/// A health check.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Check {
+    /// RFC 3339, UTC.
+    pub time: String,
+    pub took_ms: f64,
+    /// Why it failed; absent when it passed.
+    pub error: Option<String>,
+}
+
+/// What runs and how it stands.
+#[utoipa::path(get, path = "/api/v1/status", tag = "status", responses((status = 200, body = Status)))]
 pub(super) async fn show(State(control): State<Control>) -> Json<Status> {
     Json(status(&control))
 }
 
-pub(super) async fn show_shards(State(control): State<Control>) -> Json<Vec<Shard>> {
-    Json(control.totals().shards.into_iter().map(Shard::from).collect())
-}
-
+/// Upstreams and their backends.
+#[utoipa::path(get, path = "/api/v1/upstreams", tag = "upstreams", responses((status = 200, body = Vec<Upstream>)))]
 pub(super) async fn show_upstreams(State(control): State<Control>) -> Json<Vec<Upstream>> {
     Json(control.totals().upstreams.into_iter().map(Upstream::from).collect())
 }
@@ -250,7 +238,7 @@ fn status(control: &Control) -> Status {
             descriptors: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft),
         },
         latency: reading.latency.iter().map(|latency| (latency.stage.to_owned(), Latency::from(latency))).collect(),
-        shards: reading.shards.into_iter().map(Shard::from).collect(),
+        shards: shards(control, &reading.shards),
         listeners: reading.listeners.into_iter().enumerate().map(listener).collect(),
         upstreams: reading.upstreams.into_iter().map(Upstream::from).collect(),
         plugins: plugins(control),
@@ -278,35 +266,6 @@ impl From<Traffic> for Flow {
     fn from(traffic: Traffic) -> Self {
         let Traffic { bytes_up, bytes_down, bytes_up_per_second, bytes_down_per_second, .. } = traffic;
         Self { bytes_up, bytes_down, bytes_up_per_second, bytes_down_per_second }
-    }
-}
-
-impl From<ShardTotals> for Shard {
-    fn from(shard: ShardTotals) -> Self {
-        Self {
-            id: shard.shard,
-            cpu: shard.cpu,
-            active: shard.active,
-            accepted: shard.traffic.connections,
-            accepted_per_second: shard.traffic.connections_per_second,
-            flow: shard.traffic.into(),
-            busy_share: shard.busy,
-            busy_ns: shard.busy_ns,
-            idle_ns: shard.idle_ns,
-            turns: shard.turns,
-            completions: shard.completions,
-            operations: shard.operations,
-            buffers: Buffers {
-                free: shard.buffers_free,
-                total: shard.buffers_total,
-                watermark: shard.buffers_watermark,
-            },
-            cq_overflows: shard.cq_overflows,
-            enobufs: shard.enobufs,
-            accept_errors: shard.accept_errors,
-            panics: shard.panics,
-            summaries_dropped: shard.summaries_dropped,
-        }
     }
 }
 
@@ -362,6 +321,12 @@ impl From<BackendTotals> for Backend {
             connects_per_second: backend.traffic.connections_per_second,
             connect_failures: backend.connect_failures,
             ejections: backend.ejections,
+            since: backend.unchanged_ms.map(|ms| rfc3339(SystemTime::now() - Duration::from_millis(ms))),
+            last_check: backend.last_check.as_deref().map(|check| Check {
+                time: rfc3339(check.at),
+                took_ms: check.took.as_micros() as f64 / 1000.0,
+                error: check.failure.clone(),
+            }),
             flow: backend.traffic.into(),
         }
     }

@@ -8,7 +8,7 @@ mod check;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::resolver::Known;
 use crate::config::plan;
 use crate::shard::command::{Command, Mailbox, Snapshot};
-use crate::upstream::state::{BackendId, BackendState, Health};
+use crate::upstream::state::{BackendId, BackendState, Health, LastCheck};
 use check::{Failure, Terms, Tls, check};
 
 /// Checks under way at once, over all backends.
@@ -70,7 +70,10 @@ impl Checks {
         }
         for unchecked in before.into_values() {
             // Nobody would ever find out that it is back.
-            unchecked.backend.set_health(Health::Up);
+            if unchecked.backend.set_health(Health::Up) {
+                unchecked.backend.note_change(crate::stats::clock_ms());
+            }
+            unchecked.backend.last_check.store(None);
         }
     }
 
@@ -102,8 +105,10 @@ impl Rounds {
         let spread = RandomState::new();
         let mut series = Series::new(is_new);
         for round in 0u64.. {
-            let begun = Instant::now();
+            let (begun, at) = (Instant::now(), SystemTime::now());
             let result = check(&self.backend, &self.terms, &self.known, &self.in_flight).await;
+            let failure = result.as_ref().err().cloned();
+            self.backend.last_check.store(Some(Arc::new(LastCheck { at, took: begun.elapsed(), failure })));
             self.judge(&mut series, result);
             // A random part of the interval, from the randomness that std gives hash maps.
             let part = (spread.hash_one(round) >> 11) as f64 / (1u64 << 53) as f64;
@@ -115,6 +120,9 @@ impl Rounds {
         let is_up = self.backend.health() == Health::Up;
         let flips = series.flips(is_up, result.is_ok(), &self.terms.health);
         let BackendState { upstream, address, id, .. } = &*self.backend;
+        if flips {
+            self.backend.note_change(crate::stats::clock_ms());
+        }
         match result {
             Ok(()) if flips => {
                 self.backend.set_health(Health::Up);

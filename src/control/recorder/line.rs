@@ -83,7 +83,7 @@ impl<'s> Line<'s> {
             sni: tls.and_then(|tls| tls.sni.as_deref()),
             user: summary.user.as_deref(),
             target: summary.target.as_deref(),
-            backend: summary.backend.as_ref().map(|backend| Text::of(&backend.address)),
+            backend: summary.address().map(Text),
             bytes_up: summary.bytes_up,
             bytes_down: summary.bytes_down,
             duration_ms: Millis(summary.duration),

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, after, bounded, never, select, unbounded};
 
+use super::users;
 use crate::config::plan::{Log, LogFormat};
 use crate::stats::counters::ShardStats;
 use crate::stats::summary::Summary;
@@ -130,6 +131,7 @@ impl Journal {
         let mut lines = 0;
         let mut next = Some(first);
         while let Some(summary) = next {
+            users::note(&summary);
             if !self.sink.is_off() {
                 line::append(batch, &summary, self.format);
                 lines += 1;
@@ -222,6 +224,7 @@ pub(super) mod tests {
             rule: None,
             tls: None,
             backend: Some(Arc::new(backend)),
+            remote: None,
             start: SystemTime::UNIX_EPOCH + Duration::from_millis(1_714_979_289_123),
             duration: Duration::from_millis(1500),
             connect: Some(Duration::from_micros(250)),

@@ -19,7 +19,7 @@ use crate::control::watch::Stamp;
 
 /// What one family has for a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Family {
+pub(in crate::control) enum Family {
     /// Addresses, and how long they may be used; `None`: until the hosts file changes.
     Found(Vec<IpAddr>, Option<Duration>),
     /// The name has none: an answer too.
@@ -29,7 +29,7 @@ pub(super) enum Family {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(in crate::control) struct Answer {
     pub v6: Family,
     pub v4: Family,
 }
@@ -38,14 +38,14 @@ pub(super) struct Answer {
 const OTHER_FAMILY_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The system's ways to look a name up.
-pub(super) struct System {
+pub(in crate::control) struct System {
     hosts_path: PathBuf,
     servers: Servers,
     known: Mutex<Known>,
 }
 
 /// Who is asked.
-pub(super) enum Servers {
+pub(in crate::control) enum Servers {
     /// Those of this resolv.conf.
     ResolvConf(PathBuf),
     /// These.
@@ -65,11 +65,11 @@ struct Known {
 }
 
 impl System {
-    pub(super) fn new(hosts_path: impl Into<PathBuf>, servers: Servers) -> Self {
+    pub(in crate::control) fn new(hosts_path: impl Into<PathBuf>, servers: Servers) -> Self {
         Self { hosts_path: hosts_path.into(), servers, known: Mutex::default() }
     }
 
-    pub(super) async fn look_up(&self, host: &str) -> Answer {
+    pub(in crate::control) async fn look_up(&self, host: &str) -> Answer {
         // As the system's "files dns": a name in the hosts file is not asked of DNS, not even for the other family.
         if let Some(answer) = self.in_hosts(host) {
             return answer;

@@ -4,7 +4,7 @@
 //! the answer's TTL has run out. A lookup that fails leaves the last good addresses in use and is tried again soon.
 
 mod lookup;
-mod order;
+pub(in crate::control) mod order;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +18,8 @@ use crate::config::plan::{Address, Resolve};
 use crate::shard::command::{Command, Mailbox, Snapshot};
 use crate::types::Name;
 use crate::upstream::state::BackendId;
-use lookup::{Answer, Family, Servers, System};
+use lookup::Answer;
+pub(in crate::control) use lookup::{Family, Servers, System};
 
 /// The addresses of backends, as shards get them.
 pub(super) type Addresses = HashMap<BackendId, Arc<[SocketAddr]>>;
@@ -88,10 +89,15 @@ impl Known {
     }
 }
 
+/// Asks as this system does: /etc/hosts and the servers of /etc/resolv.conf.
+pub(super) fn system() -> System {
+    System::new("/etc/hosts", Servers::ResolvConf("/etc/resolv.conf".into()))
+}
+
 impl Resolver {
-    /// Asks as this system does: /etc/hosts and the servers of /etc/resolv.conf.
+    /// Asks as this system does.
     pub(super) fn new(shards: Arc<[Mailbox]>) -> Self {
-        Self::with(System::new("/etc/hosts", Servers::ResolvConf("/etc/resolv.conf".into())), shards)
+        Self::with(system(), shards)
     }
 
     fn with(system: System, shards: Arc<[Mailbox]>) -> Self {

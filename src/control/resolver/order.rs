@@ -7,7 +7,7 @@ use crate::limits;
 /// Addresses of both families as one list: those that this machine has a route to before those it has not (RFC 6724
 /// rule 1), global ones before link-local ones, and within each group the families by turns with IPv6 first (RFC 8305
 /// section 4).
-pub(super) fn order(v6: &[IpAddr], v4: &[IpAddr], is_reachable: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
+pub(in crate::control) fn order(v6: &[IpAddr], v4: &[IpAddr], is_reachable: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
     let ranked = |addresses: &[IpAddr]| -> Vec<((bool, bool), IpAddr)> {
         let rank = |address: IpAddr| (!is_reachable(address), is_link_local(address));
         unique(addresses).into_iter().map(|address| (rank(address), address)).collect()
@@ -47,7 +47,7 @@ fn interleave(first: &[IpAddr], second: &[IpAddr]) -> Vec<IpAddr> {
 }
 
 /// Whether the routing table has a way to an address. Connecting a UDP socket asks it and sends nothing.
-pub(super) fn is_routed(address: IpAddr) -> bool {
+pub(in crate::control) fn is_routed(address: IpAddr) -> bool {
     let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     UdpSocket::bind(any).is_ok_and(|socket| socket.connect((address, 9)).is_ok())
 }

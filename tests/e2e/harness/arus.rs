@@ -45,7 +45,7 @@ impl Setup {
             engine: String::new(),
             body,
             log: "format = \"json\"".into(),
-            admin: "listen = \"off\"".into(),
+            admin: "listen = 'off'".into(),
             wrap: Vec::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -96,7 +96,7 @@ impl Setup {
         self
     }
 
-    /// The content of `[admin]` instead of `listen = "off"`.
+    /// The content of `[admin]` instead of `listen = 'off'`.
     pub(crate) fn admin(mut self, table: &str) -> Self {
         self.admin = table.into();
         self
@@ -132,12 +132,14 @@ impl Setup {
 
     fn text(&self) -> String {
         let (shards, state) = (self.shards, self.directory().join("state"));
+        // Some tests have their own.
+        let admin = if self.body.contains("[admin]") { String::new() } else { format!("[admin]\n{}\n", self.admin) };
         format!(
-            "[engine]\nshards = {shards}\npin = false\nstate_dir = \"{}\"\n{}\n[log]\n{}\n[admin]\n{}\n{}\n",
+            "[engine]\nshards = {shards}\npin = false\nstate_dir = \"{}\"\n{}\n[log]\n{}\n{}{}\n",
             state.display(),
             self.engine,
             self.log,
-            self.admin,
+            admin,
             self.body
         )
     }

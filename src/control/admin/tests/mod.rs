@@ -7,8 +7,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+mod description;
+mod door;
+
+use super::serve::{Bounds, HEAD_BYTES, SOCKET};
 use super::*;
 use crate::control::fixture::{self, FakeShard};
 use crate::control::handle::{ReloadRefused, Request, View};
@@ -26,6 +30,8 @@ const OTHER: SessionId = SessionId(0x0191_0000_0000_7000_8000_0000_0000_0002);
 struct Stage {
     _runtime: tokio::runtime::Runtime,
     _directory: tempfile::TempDir,
+    _entrance: tokio::sync::mpsc::UnboundedSender<Option<tokio::net::TcpListener>>,
+    address: std::net::SocketAddr,
     socket: PathBuf,
     control: Control,
     /// Backends that the shards heard to be down, sessions that they were told to cut.
@@ -43,7 +49,8 @@ impl Stage {
     fn new(manners: [Manner; 2], bounds: Bounds) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("control.sock");
-        let plan = fixture::plan(directory.path()).with_listener("web", &["127.0.0.1:8080"]);
+        let mut plan = fixture::plan(directory.path()).with_listener("web", &["127.0.0.1:8080"]);
+        plan.admin = door::admin(&plan.admin);
         let (control, mut requests, shards) =
             fixture::control(plan.with_upstream("pool", vec![fixture::host("db", 5432)]));
         let heard = Arc::new(Mutex::new(Vec::new()));
@@ -69,12 +76,22 @@ impl Stage {
             let _inside = runtime.enter();
             UnixListener::bind(&socket).unwrap()
         };
-        runtime.spawn(serve_within(router(control.clone()), listener, bounds));
-        Self { _runtime: runtime, _directory: directory, socket, control, heard }
+        let api = Api { control: control.clone(), door: Arc::new(Door::new(control.clone())) };
+        runtime.spawn(serve::unix(open(api.clone()), listener, bounds));
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        tcp.set_nonblocking(true).unwrap();
+        let address = tcp.local_addr().unwrap();
+        let (entrance, listeners) = tokio::sync::mpsc::unbounded_channel();
+        {
+            let _inside = runtime.enter();
+            entrance.send(Some(tokio::net::TcpListener::from_std(tcp).unwrap())).unwrap();
+        }
+        runtime.spawn(serve::tcp(guarded(api), listeners, bounds));
+        Self { _runtime: runtime, _directory: directory, _entrance: entrance, address, socket, control, heard }
     }
 
     fn answering() -> Self {
-        Self::new([Manner::Answers, Manner::Answers], BOUNDS)
+        Self::new([Manner::Answers, Manner::Answers], SOCKET)
     }
 
     fn call(&self, method: &str, path: &str) -> (u16, Value) {
@@ -113,6 +130,8 @@ fn play_shard(id: ShardId, shard: FakeShard, manner: Manner, heard: &Arc<Mutex<V
                 Command::SlotFreed(BackendId(n)) => {
                     heard.lock().unwrap().push(format!("shard {} free {n}", id.0));
                 }
+                // Sessions that do not answer: there is no verdict then.
+                Command::Look(..) => {}
                 other => panic!("the API does not send {other:?}"),
             }
         }
@@ -134,6 +153,7 @@ fn summary(id: SessionId) -> Summary {
         rule: None,
         tls: None,
         backend: None,
+        remote: None,
         start: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000),
         duration: Duration::from_millis(1500),
         connect: Some(Duration::from_micros(250)),
@@ -152,7 +172,7 @@ fn status_sums_over_shards_and_shows_what_is_bound() {
     let stage = Stage::answering();
     let mut latencies = Latencies::default();
     latencies.record(Measure::Connect, Duration::from_micros(100));
-    stage.control.merge_latencies(&latencies);
+    stage.control.merge_latencies(ShardId(1), &latencies);
     let web = &stage.control.view().snapshot.listeners[0];
     counters::add(&web.counters[0].rejected[Reason::AcceptRate as usize], 2);
     counters::add(&web.counters[1].rejected[Reason::AcceptRate as usize], 1);
@@ -175,6 +195,8 @@ fn status_sums_over_shards_and_shows_what_is_bound() {
     assert_eq!(status.latency["connect"].p50, 100);
     assert_eq!(status.latency["session"].count, 0);
     assert_eq!((status.shards[1].id, status.shards[1].accepted), (1, 11));
+    assert_eq!((status.shards[0].latency.len(), status.shards[1].latency["connect"].p50), (0, 100));
+    assert!((status.shards[0].skew_index - 1.0).abs() < 1e-9);
 
     let (code, shards) = stage.call("GET", "/api/v1/shards");
     assert_eq!((code, &shards), (200, &body["shards"]));
@@ -219,7 +241,7 @@ fn a_session_is_shown_and_killed() {
 
 #[test]
 fn a_stuck_shard_is_named_and_holds_up_nobody() {
-    let stage = Stage::new([Manner::Answers, Manner::Stuck], BOUNDS);
+    let stage = Stage::new([Manner::Answers, Manner::Stuck], SOCKET);
     let begun = Instant::now();
     let (code, body) = stage.call("GET", "/api/v1/sessions");
     assert_eq!((code, &body["total"], &body["missing_shards"]), (200, &json!(2), &json!([1])));
@@ -227,6 +249,19 @@ fn a_stuck_shard_is_named_and_holds_up_nobody() {
     let nobody = "/api/v1/sessions/0190ffff-0000-7000-8000-000000000000";
     assert_eq!(stage.call("DELETE", nobody).0, 504, "the stuck shard may have it");
     assert_eq!(stage.call("DELETE", &format!("/api/v1/sessions/{LIVE}")).0, 200);
+}
+
+#[test]
+fn what_is_counted_is_told_without_the_shards() {
+    let stage = Stage::new([Manner::Stuck, Manner::Stuck], SOCKET);
+    let begun = Instant::now();
+    let mut stream = UnixStream::connect(&stage.socket).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nhost: arus\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.contains("\narus_connections_total{listener=\"web\"} 0\n"), "{text}");
+    assert_eq!(stage.call("GET", "/api/v1/status").0, 200);
+    assert!(begun.elapsed() < Duration::from_secs(1), "it waited for a shard: {:?}", begun.elapsed());
 }
 
 #[test]
@@ -291,7 +326,7 @@ fn unknown_endpoints_and_large_heads_are_refused() {
 
 #[test]
 fn a_peer_that_says_nothing_loses_its_place() {
-    let bounds = Bounds { connections: 2, header_timeout: Duration::from_millis(200), ..BOUNDS };
+    let bounds = Bounds { connections: 2, header_timeout: Duration::from_millis(200), ..SOCKET };
     let stage = Stage::new([Manner::Answers, Manner::Answers], bounds);
     let silent: Vec<UnixStream> = (0..2).map(|_| UnixStream::connect(&stage.socket).unwrap()).collect();
     // Both places are taken, so this waits until a silent peer was cut.
@@ -303,7 +338,7 @@ fn a_peer_that_says_nothing_loses_its_place() {
 
 #[test]
 fn a_peer_that_takes_nothing_loses_its_place() {
-    let bounds = Bounds { connections: 1, write_timeout: Duration::from_millis(200), ..BOUNDS };
+    let bounds = Bounds { connections: 1, write_timeout: Duration::from_millis(200), ..SOCKET };
     let stage = Stage::new([Manner::Answers, Manner::Answers], bounds);
     let mut greedy = UnixStream::connect(&stage.socket).unwrap();
     greedy.set_nonblocking(true).unwrap();

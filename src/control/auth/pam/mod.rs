@@ -207,5 +207,8 @@ pub(super) fn missing(service: &str) -> Option<(String, &'static str)> {
     if files.any(|file| file.exists()) {
         return None;
     }
-    Some((format!("there is no PAM service `{service}`"), "make /etc/pam.d/SERVICE: see docs/OPERATIONS.md, section 9"))
+    Some((
+        format!("there is no PAM service `{service}`"),
+        "make /etc/pam.d/SERVICE: see docs/OPERATIONS.md, section 13",
+    ))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::{self, Environment, Errors, Finding, Loaded, Severity, Source};
-use crate::control::{plugins, tls};
+use crate::control::{auth, plugins, tls};
 
 /// Of a configuration that cannot be used; the same for a bad command line.
 pub(super) const BAD_CONFIGURATION: u8 = 2;
@@ -25,6 +25,7 @@ pub fn run(path: Option<&Path>) -> ExitCode {
     };
     let name = source.to_string();
     let mut findings = tls::check(&plan, &name);
+    findings.extend(auth::check(&plan.auth, source.path(), &name));
     findings.extend(plugins::check(&plan, source.path(), &name));
     print(&findings);
     if findings.iter().any(|finding| finding.severity == Severity::Error) {

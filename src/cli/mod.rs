@@ -8,6 +8,7 @@ mod client;
 mod events;
 pub mod example;
 pub mod explain;
+mod hash_password;
 mod hello;
 mod offline;
 mod orders;
@@ -24,10 +25,13 @@ mod units;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use check::BAD_CONFIGURATION;
+
+use crate::control::auth::pam;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -71,6 +75,18 @@ enum Command {
     Drain(orders::DrainArgs),
     Top(top::TopArgs),
     Hello(hello::HelloArgs),
+    HashPassword(hash_password::HashPasswordArgs),
+    /// Keeps the processes that ask PAM; arus starts it itself
+    #[command(hide = true)]
+    PamKeeper {
+        workers: usize,
+        limit_ms: u64,
+    },
+    /// Asks PAM; the keeper starts it
+    #[command(hide = true)]
+    PamWorker {
+        limit_ms: u64,
+    },
     /// Check a plugin, or send bytes through it, without traffic
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -128,6 +144,9 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => finish(orders::drain(&args)),
         Command::Top(args) => finish(top::run(&args)),
         Command::Plugin(command) => plugin::run(&command),
+        Command::HashPassword(args) => finish(hash_password::run(&args)),
+        Command::PamKeeper { workers, limit_ms } => pam::keep(workers, Duration::from_millis(limit_ms)),
+        Command::PamWorker { limit_ms } => pam::work(Duration::from_millis(limit_ms)),
         Command::Hello(args) => finish(hello::run(&args)),
         Command::Completions(args) => finish(shell::completions(&args)),
         Command::Man(args) => finish(shell::man(&args)),

@@ -5,9 +5,16 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 
+use tokio::sync::mpsc;
+
 use super::systemd;
-use crate::shard::command::{Command, Handover, Mailbox, MailboxError, Reply};
+use crate::shard::command::{Command, Event, Handover, Mailbox, MailboxError, Reply};
 use crate::types::{SessionId, ShardId};
+
+/// A shard that takes longer to start is broken.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long after a shard has ended its reason may come.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// What was asked of each shard.
 type Asked<T> = Vec<Result<Receiver<T>, MailboxError>>;
@@ -58,4 +65,34 @@ pub(super) fn ping(shards: &Arc<[Mailbox]>, limit: Duration) {
             Err(error) => tracing::error!("{error}; the watchdog is not told that all is well"),
         }
     });
+}
+
+pub(super) fn failed(shard: ShardId, why: &str) -> String {
+    format!("shard {} has failed: {why}", shard.0)
+}
+
+/// Puts the first snapshot into force; a shard that could not start says why.
+pub(super) async fn first_apply(
+    shards: &[Mailbox],
+    handovers: Vec<Handover>,
+    events: &mut mpsc::UnboundedReceiver<Event>,
+) -> Result<(), String> {
+    let applied = answers(apply(shards, handovers), START_LIMIT);
+    tokio::pin!(applied);
+    loop {
+        tokio::select! {
+            biased;
+            Some(event) = events.recv() => if let Event::Failed(shard, why) = event {
+                return Err(failed(shard, &why));
+            },
+            applied = &mut applied => {
+                let Err(error) = applied else { return Ok(()) };
+                // The reason may be on its way.
+                return match tokio::time::timeout(LAST_WORDS, events.recv()).await {
+                    Ok(Some(Event::Failed(shard, why))) => Err(failed(shard, &why)),
+                    _ => Err(error),
+                };
+            }
+        }
+    }
 }

@@ -6,13 +6,18 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::auth::Auth;
 use super::resolver::System;
-use crate::policy::identity::Verdict;
 use crate::shard::command::{Answer, Command, Commission, Errand, Mailbox};
 use lookups::Lookups;
 
 /// Does errands until the shards are gone.
-pub(super) async fn run(mut commissions: mpsc::UnboundedReceiver<Commission>, shards: Arc<[Mailbox]>, system: System) {
+pub(super) async fn run(
+    mut commissions: mpsc::UnboundedReceiver<Commission>,
+    shards: Arc<[Mailbox]>,
+    system: System,
+    auth: Auth,
+) {
     let lookups = Arc::new(Lookups::new(system));
     while let Some(Commission { shard, ticket, errand }) = commissions.recv().await {
         let Some(mailbox) = shards.get(usize::from(shard.0)).cloned() else { continue };
@@ -23,11 +28,14 @@ pub(super) async fn run(mut commissions: mpsc::UnboundedReceiver<Commission>, sh
             tell(&mailbox, Command::Done(ticket, Answer::Addresses(addresses)));
             continue;
         }
-        let lookups = Arc::clone(&lookups);
+        let (lookups, auth) = (Arc::clone(&lookups), auth.clone());
         tokio::spawn(async move {
             let answer = match errand {
                 Errand::Resolve(host) => Answer::Addresses(lookups.look_up(host).await),
-                Errand::Authenticate { .. } | Errand::AdmitAddress(_) => Answer::Verdict(Verdict::Unavailable),
+                Errand::Authenticate { source, user, password } => {
+                    Answer::Verdict(auth.authenticate(source, &user, &password.0).await)
+                }
+                Errand::AdmitAddress(source) => Answer::Verdict(auth.admit_address(Some(source)).await),
             };
             tell(&mailbox, Command::Done(ticket, answer));
         });

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot};
 
+use super::auth::Auth;
 use super::events::Events;
 use super::history::History;
 use super::store::Store;
@@ -47,6 +48,8 @@ struct Inner {
     store: OnceLock<Store>,
     reloads_ok: AtomicU64,
     reloads_failed: AtomicU64,
+    /// Once it was made.
+    auth: OnceLock<Auth>,
     requests: mpsc::Sender<Request>,
 }
 
@@ -118,6 +121,7 @@ impl Control {
             store: OnceLock::new(),
             reloads_ok: AtomicU64::new(0),
             reloads_failed: AtomicU64::new(0),
+            auth: OnceLock::new(),
             requests,
         };
         (Self(Arc::new(inner)), receiver)
@@ -236,6 +240,16 @@ impl Control {
             latency: LatencyTotals::read(&self.latencies()),
             ..Totals::read(shards, listeners, upstreams)
         }
+    }
+
+    /// Who judges logins, and has counted them; `None` before the start is over.
+    #[must_use]
+    pub fn auth(&self) -> Option<&Auth> {
+        self.0.auth.get()
+    }
+
+    pub(super) fn set_auth(&self, auth: Auth) {
+        let _ = self.0.auth.set(auth);
     }
 
     /// Changed certificates that cannot be used, where those before stay.

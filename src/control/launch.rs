@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::admin::entrance::{self, Move};
 use super::admin::token::{self, Generated};
+use super::auth::pam;
 use super::prepare::{InForce, Prepared, Problem, prepare};
 use super::privilege::{self, Dropped, Identity};
 use super::recorder::Sink;
@@ -29,6 +30,8 @@ pub(super) struct Launched {
     /// Where the demo backend listens.
     pub demo: Option<TcpListener>,
     pub access_log: Sink,
+    /// The processes that ask PAM; they stay root.
+    pub pam: Option<pam::Started>,
     /// Where the admin API listens for TCP.
     pub entrance: Move,
     pub token: Option<Generated>,
@@ -89,6 +92,11 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Refu
         owned.extend(store::files(path).into_iter().filter(|file| file.is_file()));
     }
     owned.extend(Some(state_dir.join(crash::FILE)).filter(|path| path.is_file()));
+    let pam = plan.auth.needs_pam().then(pam::start).transpose();
+    let pam = pam.map_err(|error| one(format!("the PAM processes cannot be started: {error}")))?;
+    if pam.is_some() && !privilege::is_root() {
+        tracing::warn!("PAM is asked without root: most modules can then check no other user than this one");
+    }
     if let Some(identity) = identity {
         for path in &owned {
             identity.own(path).map_err(one)?;
@@ -109,7 +117,7 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Refu
         }
         warn_unreadable(config.into_iter().chain(tls::files(&plan).map(|file| &*file.path)));
     }
-    Ok(Launched { ground, prepared, control_socket, socket_file, demo, access_log, entrance, token })
+    Ok(Launched { ground, prepared, control_socket, socket_file, demo, access_log, pam, entrance, token })
 }
 
 /// The kernel closes the listening sockets of a process that was killed some time after it has ended, as io_uring still

@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod answers;
+pub mod auth;
 mod bound;
 mod errands;
 pub mod events;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::auth;
 use super::bound::{Held, Want, match_up};
 use super::handle::{Bound, View};
 use super::plugins;
@@ -134,6 +135,7 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
     // address of ours may share a port.
     let first = now.held.is_empty();
     let mut problems: Vec<Problem> = wants.iter().filter(|_| first).filter_map(|want| want.taken()).collect();
+    problems.extend(auth::problems(&plan.auth));
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -199,6 +201,8 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
     let before = now.snapshot.as_ref().map(|snapshot| &*snapshot.acl);
     let acl = Arc::new(Acl::compile(plan.acl.default, &plan.acl.rules, own, before));
     let acl_file = plan.acl.file.as_ref().map(|file| Content::of(&file.path));
+    let mut warnings = tls.warnings;
+    warnings.extend(auth::warnings(&plan.auth, now.config.as_deref()));
     let snapshot = Snapshot {
         generation,
         listeners: plan.listeners.iter().map(|listener| states.listener(listener, &plan.engine)).collect(),
@@ -221,7 +225,7 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
         retired,
         new_paths,
         tls_files: tls.files.into_iter().chain(acl_file).collect(),
-        warnings: tls.warnings,
+        warnings,
         next_bind,
         next_backend,
         plugins: plugins.handed,

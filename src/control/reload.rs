@@ -11,11 +11,13 @@ use super::admin::entrance::Move;
 use super::admin::secret::digest_of;
 use super::admin::token::{self, Generated};
 use super::answers::{answers, apply};
+use super::auth::pam;
 use super::events::{Category, Severity};
 use super::handle::{Bound, ReloadRefused, Request, View};
 use super::launch::render;
 use super::plugins;
 use super::prepare::{Prepared, prepare};
+use super::privilege;
 use super::supervisor::{Loaded, Supervisor};
 use super::systemd;
 use super::tls::Changed;
@@ -96,6 +98,7 @@ impl Supervisor {
             tracing::debug!("the configuration file has changed, what it means has not");
             return Ok(before.snapshot.generation);
         }
+        let pam = self.start_pam(&plan)?;
         let entrance = self.entrance.prepare(&plan).map_err(|problem| render(&[problem], self.source.path()))?;
         let token = token::ensure(&plan).map_err(|error| vec![error])?;
         let (in_force, shards) = (self.in_force.clone(), self.shards.len() as u16);
@@ -108,8 +111,23 @@ impl Supervisor {
         self.resolver.follow(prepared.snapshot());
         self.resolver.settle(NEW_NAMES).await;
         warnings.for_each(|warning| tracing::warn!("{warning}"));
+        self.auth.follow(&prepared.snapshot().plan.auth, pam);
         self.admit(&prepared.snapshot().plan, entrance, token);
         Ok(self.commit(prepared, &before.snapshot.plan, begun).await)
+    }
+
+    /// Starts the PAM processes where this plan is the first to need them. They must be root, as arus was at its start.
+    fn start_pam(&self, plan: &Plan) -> Result<Option<pam::Started>, Vec<String>> {
+        if !self.auth.lacks_pam(&plan.auth) {
+            return Ok(None);
+        }
+        if let Some(user) = plan.engine.user.as_ref().filter(|_| !privilege::is_root()) {
+            let file = self.source.path.as_deref().map_or_else(String::new, |path| format!("{}:", path.display()));
+            let at = plan.auth.at;
+            let what = "[auth] needs PAM now, which must be started before root is given up";
+            return Err(vec![format!("{file}{}:{}: {what} to `{user}` (restart arus)", at.line, at.column)]);
+        }
+        pam::start().map(Some).map_err(|error| vec![format!("the PAM processes cannot be started: {error}")])
     }
 
     /// Puts into force where the admin API listens, and the token that arus makes for itself. What a plan says of users

@@ -19,7 +19,8 @@ use tokio::time::{Instant, interval_at};
 use super::admin::Listeners;
 use super::admin::entrance::Entrance;
 use super::admin::secret::digest_of;
-use super::answers::{answers, apply, ping};
+use super::answers::{failed, first_apply, ping};
+use super::auth::Auth;
 use super::errands;
 use super::events::{Category, Severity};
 use super::handle::{Control, Request, ShardView};
@@ -42,7 +43,7 @@ use super::watch::{Content, Watch};
 use crate::config;
 use crate::config::plan::{Engine, Log, Plan};
 use crate::shard;
-use crate::shard::command::{Command, Commission, ERRANDS, Event, Handover, Mailbox};
+use crate::shard::command::{Command, Commission, ERRANDS, Event, Mailbox};
 use crate::stats::counters::ShardStats;
 use crate::stats::summary::Summary;
 use crate::types::ShardId;
@@ -120,12 +121,8 @@ impl Default for Hooks {
 
 /// How long the start waits for host names in all.
 const FIRST_NAMES: Duration = Duration::from_secs(1);
-/// A shard that takes longer to start is broken.
-const START_LIMIT: Duration = Duration::from_secs(30);
 /// The exit code of a configuration that cannot be used, as `arus check` has it.
 const BAD_CONFIGURATION: u8 = 2;
-/// How long after a shard has ended its reason may come.
-const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How often the shards' threads are looked at.
 const ROLL_CALL: Duration = Duration::from_secs(1);
 
@@ -169,6 +166,7 @@ pub(super) struct Supervisor {
     pub(super) resolver: Resolver,
     pub(super) checks: Checks,
     pub(super) care: Care,
+    pub(super) auth: Auth,
     pub(super) entrance: Entrance,
     pub(super) recorder: Recorder,
     _stats: StatsThread,
@@ -194,6 +192,7 @@ impl Supervisor {
             socket_file,
             demo,
             access_log,
+            pam,
             entrance: first_entrance,
             token,
         } = launched;
@@ -204,7 +203,8 @@ impl Supervisor {
         let shards: Arc<[Mailbox]> = views.iter().map(|view| view.mailbox.clone()).collect();
         let mut events = forward("events", events).map_err(one("no thread"))?;
         let commissions = forward("errands", commissions).map_err(one("no thread"))?;
-        tokio::spawn(errands::run(commissions, Arc::clone(&shards), resolver::system()));
+        let auth = Auth::new(&plan.auth, pam).map_err(|line| vec![line])?;
+        tokio::spawn(errands::run(commissions, Arc::clone(&shards), resolver::system(), auth.clone()));
 
         let mut resolver = Resolver::new(Arc::clone(&shards));
         resolver.follow(prepared.snapshot());
@@ -224,6 +224,7 @@ impl Supervisor {
             .map_err(one("no recorder thread"))?;
         store.settle_by(recorder.settler());
         control.set_store(store);
+        control.set_auth(auth.clone());
         let stats = StatsThread::spawn(control.clone()).map_err(one("no stats thread"))?;
         let hangs = HangWatch::spawn(control.clone()).map_err(one("no plugin-watch thread"))?;
         let mut checks = Checks::new(resolver.known().clone(), Arc::clone(&shards), control.events().clone());
@@ -256,6 +257,7 @@ impl Supervisor {
             resolver,
             checks,
             care,
+            auth,
             entrance,
             recorder,
             _stats: stats,
@@ -361,36 +363,6 @@ impl Supervisor {
             self.take_event(event)?;
         }
         self.take_event(Event::Failed(ShardId(shard as u16), "its thread has ended".into()))
-    }
-}
-
-fn failed(shard: ShardId, why: &str) -> String {
-    format!("shard {} has failed: {why}", shard.0)
-}
-
-/// Puts the first snapshot into force; a shard that could not start says why.
-async fn first_apply(
-    shards: &[Mailbox],
-    handovers: Vec<Handover>,
-    events: &mut mpsc::UnboundedReceiver<Event>,
-) -> Result<(), String> {
-    let applied = answers(apply(shards, handovers), START_LIMIT);
-    tokio::pin!(applied);
-    loop {
-        tokio::select! {
-            biased;
-            Some(event) = events.recv() => if let Event::Failed(shard, why) = event {
-                return Err(failed(shard, &why));
-            },
-            applied = &mut applied => {
-                let Err(error) = applied else { return Ok(()) };
-                // The reason may be on its way.
-                return match tokio::time::timeout(LAST_WORDS, events.recv()).await {
-                    Ok(Some(Event::Failed(shard, why))) => Err(failed(shard, &why)),
-                    _ => Err(error),
-                };
-            }
-        }
     }
 }
 

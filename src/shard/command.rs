@@ -130,6 +130,12 @@ pub enum Errand {
 /// A password as it came; overwritten when it is not needed any more. Debug shows nothing of it.
 pub struct Password(pub Box<[u8]>);
 
+impl Drop for Password {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.0);
+    }
+}
+
 impl std::fmt::Debug for Password {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Password(..)")

@@ -10,6 +10,7 @@ mod ops;
 mod access_log;
 mod admin;
 mod attack;
+mod auth;
 mod backends;
 mod certificates;
 mod cli;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod acl;
+mod auth;
 mod broken;
 mod meaning;
 mod tls;

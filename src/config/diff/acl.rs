@@ -18,7 +18,7 @@ pub(super) fn acl(acl: &Acl) -> Table {
         true => table.items(rules.iter().map(rule)),
         false => table.fact(
             "rules",
-            format_args!("{} ({:08x})", rules.len(), super::secret(&rules.iter().map(rule).collect::<Vec<_>>())),
+            format_args!("{} ({:08x})", rules.len(), super::secret(rules.iter().map(rule).collect::<Vec<_>>())),
         ),
     }
 }

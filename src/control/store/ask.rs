@@ -215,9 +215,10 @@ fn merge(
 ) -> Found {
     let total = stored_total + memory.len() as u64;
     let key = |summary: &Summary| (order.by.key(summary), summary.id.0);
-    let mut all: Vec<((i64, u128), Result<Session, Arc<Summary>>)> =
-        memory.into_iter().map(|summary| (key(&summary), Err(summary))).collect();
-    all.extend(stored.into_iter().map(|Sorted { key, session }| (key, Ok(session))));
+    // Those of memory are described only where they are on the page.
+    let in_memory = memory.into_iter().map(|summary| (key(&summary), Err(summary)));
+    let stored = stored.into_iter().map(|Sorted { key, session }| (key, Ok(session)));
+    let mut all: Vec<_> = in_memory.chain(stored).collect();
     all.sort_by(|a, b| order.compare(a.0, b.0));
     let page = all.into_iter().skip(before).take(most);
     let sessions = page.map(|(_, session)| session.unwrap_or_else(|summary| describe(&summary))).collect();

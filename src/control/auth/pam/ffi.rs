@@ -207,8 +207,9 @@ unsafe extern "C" fn converse(
         return BUFFER_ERROR;
     }
     for index in 0..count {
+        let message = messages.wrapping_add(index);
         // SAFETY: Linux-PAM gives an array of `count` pointers.
-        let message = unsafe { *messages.add(index) };
+        let message = unsafe { *message };
         if message.is_null() {
             continue;
         }
@@ -222,8 +223,9 @@ unsafe extern "C" fn converse(
         let Some(answer) = answer else { continue };
         // SAFETY: the text ends with NUL; its copy belongs to the caller.
         let copy = unsafe { libc::strdup(answer.as_ptr()) };
+        let answer = answers.wrapping_add(index);
         // SAFETY: `index` is within the `count` zeroed responses that were just allocated.
-        unsafe { (*answers.add(index)).text = copy };
+        unsafe { (*answer).text = copy };
     }
     // SAFETY: `responses` was checked, and is a place for one pointer.
     unsafe { *responses = answers };

@@ -15,9 +15,14 @@ required=(
     iperf3          # throughput
     curl
     openssl
+    python3-socks     # SOCKS client in tests, and what it asks
+    python3-dnspython
+    dnsmasq-base      # DNS server in tests
     socat
     prometheus      # promtool, and a real one that scrapes arus
-    python3-venv    # schemathesis, from PyPI
+    python3-venv    # schemathesis, PySocks and python-socks, from PyPI
+    netcat-openbsd  # SOCKS clients in tests
+    dante-client
     iproute2        # ip, ss: network namespaces in tests
     nftables        # packet loss in tests
     procps

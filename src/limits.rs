@@ -53,6 +53,8 @@ pub const UNIX_PATH_BYTES: usize = 107;
 pub const NETWORKS_PER_LIST: usize = 1024;
 /// Names of one `sni` list, protocols of one `alpn` list: each connection looks through them in order.
 pub const NAMES_PER_LIST: usize = 1024;
+/// Bytes of a rule's description: it is repeated in every log line of a session that the rule decided on.
+pub const RULE_DESCRIPTION_BYTES: usize = 128;
 /// Bytes of a protocol's name: its length is one byte (RFC 7301 section 3.1).
 pub const ALPN_BYTES: usize = 255;
 /// Certificates of one listener: each is read again whenever one of them changes.
@@ -111,6 +113,31 @@ pub const PLUGINS: usize = 256;
 pub const PLUGINS_PER_LISTENER: usize = 16;
 /// Bytes of a plugin's `config` text; what is larger belongs into a file of its own.
 pub const PLUGIN_CONFIG_BYTES: usize = 1024 * 1024;
+/// UDP associations of a process that are counted by user: three descriptors each.
+pub const UDP_ASSOCIATIONS: u32 = 65_536;
+/// Targets of one UDP association that may answer; those that were used longest ago are forgotten first. More than a
+/// resolver or a game has, and 100 KiB at most.
+pub const UDP_PEERS: usize = 1024;
+/// Names whose addresses one UDP association keeps.
+pub const UDP_NAMES: usize = 64;
+/// Names that one UDP association has looked up at the same time.
+pub const UDP_LOOKUPS: usize = 8;
+/// Datagrams of one UDP association that wait for names, and bytes of all of them: one of the largest must fit.
+pub const UDP_WAITING: usize = 32;
+pub const UDP_WAITING_BYTES: usize = 128 * 1024;
+/// Session records of one transaction: some milliseconds of the writer's time.
+pub const BATCH: u32 = 100_000;
+/// The shortest wait for a batch to fill: below it a transaction costs more than its records.
+pub const BATCH_INTERVAL: std::time::Duration = std::time::Duration::from_millis(10);
+/// Finished sessions in memory: some 500 bytes each.
+pub const RECENT_SESSIONS: u32 = 1_000_000;
+/// Records that may wait for the database, beyond which they are dropped and counted: five seconds of 20,000 a second, and
+/// some 40 MB.
+pub const UNWRITTEN_SESSIONS: usize = 100_000;
+/// Telemetry events in memory: some 500 bytes each.
+pub const EVENTS: u32 = 100_000;
+/// Bytes of a name, target or rule in a session's record; what is longer is cut.
+pub const RECORD_TEXT_BYTES: usize = 512;
 
 const _: () = assert!(LISTENERS <= u16::MAX as usize && UPSTREAMS <= u16::MAX as usize);
 const _: () = assert!(MAX_BUFFERS as usize <= u16::MAX as usize + 1);

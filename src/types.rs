@@ -138,6 +138,36 @@ labelled! {
 }
 
 labelled! {
+    /// Why a datagram of a UDP association was not passed on.
+    Dropped {
+        /// It came to the client's side from somebody else than the client.
+        Stranger = "stranger",
+        /// It came from an address that the client has not sent to.
+        Unasked = "unasked",
+        /// It has no proper SOCKS header.
+        Malformed = "malformed",
+        /// It is part of a larger one (FRAG is not 0).
+        Fragment = "fragment",
+        /// The ACL blocks it, or its target is no single host.
+        Denied = "denied",
+        /// Its target's name has no address.
+        Unresolved = "unresolved",
+        /// Too many wait for names to be looked up.
+        Waiting = "waiting",
+        /// It is longer than a datagram can be.
+        TooLarge = "too_large",
+        /// The socket's queue is full.
+        NoRoom = "no_room",
+        /// A rate is used up.
+        Rate = "rate",
+        /// The network refuses it.
+        Network = "network",
+        /// There was no descriptor or memory for a socket to the outside.
+        Resources = "resources",
+    }
+}
+
+labelled! {
     /// Whose doing the end of a session was.
     Blame { Client = "client", Upstream = "upstream", Proxy = "proxy", Policy = "policy" }
 }

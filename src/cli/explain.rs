@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::access::{Access, access};
 use super::check::{self, BAD_CONFIGURATION};
 use crate::config::plan::{Listener, Plan, TlsIn, Upstream};
 use crate::config::route::Routed;
 use crate::config::{self, Source};
 use crate::control::tls::{self, Shown};
 use crate::tls::certificates::Facts;
-use crate::types::{Endpoint, Reason};
+use crate::types::{Endpoint, Reason, Service};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -35,6 +36,9 @@ pub struct Args {
     /// The user that it authenticates as
     #[arg(long)]
     pub user: Option<String>,
+    /// A group of the user; may be given several times. Without it, those of the configuration
+    #[arg(long)]
+    pub group: Vec<String>,
     /// Where it asks to go
     #[arg(long, value_name = "HOST:PORT")]
     pub to: Option<String>,
@@ -58,7 +62,15 @@ pub fn run(path: Option<&Path>, args: &Args) -> ExitCode {
         let _ = writeln!(std::io::stderr(), "{source}: there is no listener `{}`{hint}", args.listener);
         return ExitCode::from(BAD_CONFIGURATION);
     };
-    let answer = explain(&plan, listener, &source, args);
+    let asked = args.to.as_deref().filter(|_| listener.service == Service::Socks5);
+    let access = match asked.map(|to| access(&plan, listener, to, args)).transpose() {
+        Ok(access) => access,
+        Err(wrong) => {
+            let _ = writeln!(std::io::stderr(), "{wrong}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    let answer = explain(&plan, listener, &source, args, access);
     let mut stdout = std::io::stdout();
     let _ = if args.json {
         writeln!(stdout, "{}", serde_json::to_string_pretty(&answer).unwrap_or_default())
@@ -90,6 +102,8 @@ struct Answer {
     /// Where the route stands; `None`: no route matches, or it does not come so far.
     route_at: Option<String>,
     upstream: Option<Choice>,
+    /// What `[acl]` says, where it was asked.
+    acl: Option<Access>,
     /// Client side first.
     plugins: Vec<Plugin>,
     /// For the PROXY header, where one must come.
@@ -135,7 +149,7 @@ struct Plugin {
     path: String,
 }
 
-fn explain(plan: &Plan, listener: &Listener, file: &Source, args: &Args) -> Answer {
+fn explain(plan: &Plan, listener: &Listener, file: &Source, args: &Args, acl: Option<Access>) -> Answer {
     let at = |line: u32| format!("{file}:{line}");
     let source = args.source.map(|source| source.to_canonical());
     let admitted = listener.admits(source);
@@ -143,14 +157,16 @@ fn explain(plan: &Plan, listener: &Listener, file: &Source, args: &Args) -> Answ
     let upstream = routed.upstream().and_then(|index| plan.upstreams.get(usize::from(index.0)));
     let mut notes = notes(listener, args);
     let shown = listener.tls.as_ref().filter(|_| admitted).and_then(|tls| shown(tls, args, &mut notes));
+    let is_socks = listener.service == Service::Socks5;
     let rejected = match (admitted, &shown, routed) {
         (false, _, _) => Some(Reason::SourceNotAllowed.label()),
         (true, Some(Shown::Refused), _) => Some(Reason::UnknownServerName.label()),
+        _ if is_socks => acl.as_ref().filter(|acl| acl.decision == "block").map(|_| Reason::AclBlocked.label()),
         (true, _, Routed::Refused) => Some(Reason::NoRoute.label()),
         (true, _, Routed::Route(_) | Routed::Default(_)) => None,
     };
     // Whoever does not come so far is not routed.
-    let is_routed = admitted && shown != Some(Shown::Refused);
+    let is_routed = admitted && !is_socks && shown != Some(Shown::Refused);
     let certificate = |facts: &Arc<Facts>| Certificate { subject: facts.subject.clone(), names: facts.names.clone() };
     Answer {
         listener: listener.name.to_string(),
@@ -171,10 +187,11 @@ fn explain(plan: &Plan, listener: &Listener, file: &Source, args: &Args) -> Answ
         },
         is_routed,
         upstream: upstream.filter(|_| is_routed).map(|upstream| choice(upstream, at(upstream.line))),
+        acl: acl.filter(|_| admitted),
         plugins: listener
             .plugins
             .iter()
-            .filter(|_| is_routed)
+            .filter(|_| is_routed || (is_socks && admitted))
             .filter_map(|index| plan.plugins.get(usize::from(index.0)))
             .map(|plugin| Plugin {
                 name: plugin.name.to_string(),
@@ -223,11 +240,13 @@ fn choice(upstream: &Upstream, at: String) -> Choice {
 /// What was asked about and decides nothing, and what decides and was not asked about.
 fn notes(listener: &Listener, args: &Args) -> Vec<String> {
     let reads_hello = listener.tls.is_some() || listener.peeks;
+    let is_socks = listener.service == Service::Socks5;
     let given = [
         ("--sni", args.sni.is_some() && !reads_hello, "no route of this listener looks at it"),
         ("--alpn", !args.alpn.is_empty() && !reads_hello, "no route of this listener looks at it"),
-        ("--user", args.user.is_some(), "this version knows no users"),
-        ("--to", args.to.is_some(), "a listener of service tcp is not asked for a target"),
+        ("--user", args.user.is_some() && !is_socks, "a listener of service tcp asks for no user"),
+        ("--group", !args.group.is_empty() && !is_socks, "a listener of service tcp asks for no user"),
+        ("--to", args.to.is_some() && !is_socks, "a listener of service tcp is not asked for a target"),
     ];
     let given = given.into_iter().filter(|(_, given, _)| *given);
     let mut notes: Vec<String> = given.map(|(option, _, why)| format!("{option} decides nothing: {why}")).collect();
@@ -238,7 +257,10 @@ fn notes(listener: &Listener, args: &Args) -> Vec<String> {
     if args.source.is_none() && asks_source {
         notes.push("--source was not given, and it decides: this is the answer for a client in no network".into());
     }
-    if args.protocol == "udp" {
+    if is_socks && args.to.is_none() {
+        notes.push("--to was not given, and `[acl]` decides by it".into());
+    }
+    if args.protocol == "udp" && !is_socks {
         notes.push("a listener of service tcp serves no udp".into());
     }
     notes
@@ -280,6 +302,9 @@ impl fmt::Display for Answer {
             let tls_handshake = self.tls_handshake_timeout_ms.map(|ms| format!("tls_handshake {}, ", duration(ms)));
             let first = proxy_header.unwrap_or_default() + &tls_handshake.unwrap_or_default();
             writeln!(f, "timeouts   {first}connect {connect}, idle {idle}, half_closed {half_closed}")?;
+        }
+        if let Some(access) = &self.acl {
+            access.fmt(f)?;
         }
         if let Some(reason) = self.rejected {
             let why = if reason == Reason::UnknownServerName.label() { " (no certificate has this name)" } else { "" };

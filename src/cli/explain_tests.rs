@@ -52,12 +52,13 @@ fn answer_to(listener: &str, source: Option<&str>, sni: &str) -> Answer {
         sni: Some(sni.into()),
         alpn: Vec::new(),
         user: None,
+        group: Vec::new(),
         to: None,
         protocol: "tcp".into(),
         json: false,
     };
     let listener = plan.listeners.iter().find(|candidate| *candidate.name == *listener).unwrap();
-    explain(&plan, listener, &Source::File("f".into()), &args)
+    explain(&plan, listener, &Source::File("f".into()), &args, None)
 }
 
 #[test]
@@ -115,4 +116,36 @@ fn says_which_certificate_is_shown() {
     }
     let json = serde_json::to_value(answer_to("tls", Some("192.0.2.1"), "c.test")).unwrap();
     assert_eq!((&json["client_auth"], &json["certificates"]), (&"off".into(), &serde_json::json!([])));
+}
+
+#[test]
+fn says_which_rule_decides_for_socks() {
+    let text = "[[listener]]\nname = \"s\"\nlisten = \"127.0.0.1:1\"\nservice = \"socks5\"\n[[auth.user]]\nname = \"alice\"\ngroups = [\"Dev\"]\n\
+                password_hash = \"sha\"\n[acl]\n[[acl.rule]]\naction = \"allow\"\ngroups = [\"dev\"]\ndestinations = [\"*.x.com\"]\n";
+    let text = text.replace("password_hash = \"sha\"\n", "password = \"p\"\n");
+    let environment = config::Environment { is_root: true, home: None, xdg_state_home: None, directory: "/".into() };
+    let plan = config::parse(&text, "f", Path::new("/"), &environment).unwrap().plan;
+    let say = |user: Option<&str>, group: &[&str], to: &str| {
+        let args = Args {
+            listener: "s".into(),
+            source: None,
+            sni: None,
+            alpn: Vec::new(),
+            user: user.map(Into::into),
+            group: group.iter().map(|group| (*group).into()).collect(),
+            to: Some(to.into()),
+            protocol: "tcp".into(),
+            json: false,
+        };
+        let access = access(&plan, &plan.listeners[0], to, &args).unwrap();
+        explain(&plan, &plan.listeners[0], &Source::File("f".into()), &args, Some(access)).to_string()
+    };
+    let allowed = say(Some("alice"), &[], "A.x.com.:443");
+    assert!(allowed.contains("acl        allow by rule (f:9)") && !allowed.contains("rejected"), "{allowed}");
+    assert!(say(Some("bob"), &["DEV"], "a.x.com:443").contains("acl        allow by rule (f:9)"));
+    let blocked = say(Some("bob"), &[], "a.x.com:443");
+    assert!(blocked.contains("acl        block (default)\nrejected   acl_blocked"), "{blocked}");
+    assert!(
+        say(Some("alice"), &[], "0x7f.1:80").contains("127.0.0.1:80, tcp\nacl        block (reserved destination)")
+    );
 }

@@ -2,8 +2,10 @@
 //!
 //! Exit codes: 0 done, 1 it failed at run time, 2 the command line or the configuration is wrong.
 
+mod access;
 pub mod check;
 mod client;
+mod events;
 pub mod example;
 pub mod explain;
 mod hash_password;
@@ -11,6 +13,7 @@ mod hello;
 mod offline;
 mod orders;
 mod plugin;
+mod query;
 mod run;
 mod sessions;
 mod shell;
@@ -39,6 +42,7 @@ Examples:
   arus status                          what runs, and how it stands
   arus top                             the same, live
   arus sessions                        who is connected
+  arus events                          what happened: reloads, backends down, limits hit
   arus plugin check filter.so          would this plugin be loaded?
   arus drain                           stop accepting, let sessions end, then exit
 
@@ -66,6 +70,7 @@ enum Command {
     Reload(orders::ReloadArgs),
     Status(status::StatusArgs),
     Sessions(sessions::SessionsArgs),
+    Events(events::EventsArgs),
     Kill(orders::KillArgs),
     Drain(orders::DrainArgs),
     Top(top::TopArgs),
@@ -134,6 +139,7 @@ pub fn main() -> ExitCode {
         Command::Reload(args) => orders::reload(&args),
         Command::Status(args) => finish(status::run(&args)),
         Command::Sessions(args) => finish(sessions::run(&args)),
+        Command::Events(args) => finish(events::run(&args)),
         Command::Kill(args) => finish(orders::kill(&args)),
         Command::Drain(args) => finish(orders::drain(&args)),
         Command::Top(args) => finish(top::run(&args)),
@@ -229,7 +235,9 @@ mod tests {
 
     #[test]
     fn every_client_command_can_be_told_the_socket() {
-        for command in ["reload", "status", "sessions", "drain", "top", "kill 0190ffff-0000-7000-8000-000000000000"] {
+        for command in
+            ["reload", "status", "sessions", "events", "drain", "top", "kill 0190ffff-0000-7000-8000-000000000000"]
+        {
             parse(&format!("arus {command} --socket /run/arus.sock")).unwrap();
             parse(&format!("arus {command} -c /etc/arus.toml")).unwrap();
         }

@@ -89,6 +89,16 @@ fn header(status: &Status) -> String {
         units::bytes_per_second(totals.flow.bytes_down_per_second),
     );
     let (access, log) = (totals.summaries_dropped + totals.access_lines_unwritten, totals.log_lines_dropped);
+    if let Some(store) = &status.store {
+        let _ = write!(text, "sessions in {}: {}", store.store, store.state);
+        if let Some(error) = &store.error {
+            let _ = write!(text, " ({error})");
+        }
+        let _ = writeln!(text, ", {} written, {} wait", units::count(store.written), store.waiting);
+        if store.dropped > 0 {
+            let _ = writeln!(text, "LOST: {} session records", store.dropped);
+        }
+    }
     if access > 0 || log > 0 {
         let _ = writeln!(text, "LOST: {access} lines of the access log, {log} of the log");
     }

@@ -71,6 +71,7 @@ fn request(bytes: &[u8]) -> Parsed<Request<'_>, Malformed> {
 }
 
 /// A text that ends with NUL, and what follows it.
+#[allow(clippy::type_complexity)] // two halves of what came
 fn text(bytes: &[u8], too_long: Malformed) -> Result<Option<(&[u8], &[u8])>, Malformed> {
     match bytes.iter().take(TEXT + 1).position(|byte| *byte == 0) {
         Some(end) => Ok(Some((&bytes[..end], &bytes[end + 1..]))),

@@ -1,5 +1,6 @@
 //! What a reload changes, in words for its log line, and which changes must wait for a restart.
 
+mod acl;
 mod auth;
 
 use std::collections::HashMap;
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use super::plan::{
     AcceptProxy, AccessLog, Admin, AdminListen, AdminToken, AdminUser, Backend, BusyPoll, ClientAuth, Demo, Engine,
-    Health, Identity, KeyPair, Listener, Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Socks, Timeouts,
-    TlsIn, TlsOut, Upstream, UpstreamProxy, Warm,
+    Health, Identity, KeyPair, Listener, Log, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Sessions, Socks,
+    Store, Telemetry, Timeouts, TlsIn, TlsOut, Upstream, UpstreamProxy, Warm,
 };
 use super::units::show_duration;
 use crate::types::{PluginIndex, UpstreamIndex};
@@ -51,6 +52,12 @@ pub fn keep_fixed(running: &Plan, new: &mut Plan) -> Vec<&'static str> {
         ("admin.socket", running.admin.socket != new.admin.socket),
         ("demo", running.demo != new.demo),
     ];
+    // A relative path of the database belongs to the state_dir that stays.
+    if let Store::Sqlite(path) = &mut new.sessions.store
+        && let Ok(relative) = path.strip_prefix(&is.state_dir)
+    {
+        *path = was.state_dir.join(relative);
+    }
     new.engine = Engine {
         busy_poll: is.busy_poll,
         max_connections: is.max_connections,
@@ -125,13 +132,34 @@ fn by_name(tables: &[Table]) -> HashMap<&str, &Table> {
 // From here on every struct is taken apart without `..`, so that a new field cannot be forgotten.
 
 fn tables(plan: &Plan) -> Vec<Table> {
-    let Plan { engine, log, admin, auth: authentication, listeners, upstreams, plugins, demo, socks } = plan;
-    let mut tables = vec![self::engine(engine), self::log(log), self::admin(admin), auth::auth(authentication)];
+    let Plan {
+        engine,
+        log,
+        admin,
+        auth: authentication,
+        listeners,
+        upstreams,
+        plugins,
+        sessions,
+        telemetry,
+        demo,
+        socks,
+        acl,
+    } = plan;
+    let mut tables = vec![
+        self::engine(engine),
+        self::log(log),
+        self::admin(admin),
+        auth::auth(authentication),
+        self::sessions(sessions),
+        self::telemetry(telemetry),
+    ];
     let demo_table = |Demo { hello, accept_proxy }: &Demo| {
         Table::new("demo").fact("hello", hello).fact("accept_proxy", accept_proxy)
     };
     tables.extend(demo.as_ref().map(demo_table));
     tables.push(self::socks(socks));
+    tables.push(self::acl::acl(acl));
     tables.extend(upstreams.iter().map(upstream));
     tables.extend(plugins.iter().map(plugin));
     tables.extend(listeners.iter().map(|listener| self::listener(listener, plan)));
@@ -219,6 +247,21 @@ fn admin(admin: &Admin) -> Table {
 fn secret(secret: impl Hash) -> u32 {
     static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     HASHES.hash_one(secret) as u32
+}
+
+fn sessions(sessions: &Sessions) -> Table {
+    let Sessions { store, batch_size, batch_interval, retention, recent } = sessions;
+    Table::new("sessions")
+        .fact("store", store.words())
+        .fact("batch_size", batch_size)
+        .lasting("batch_interval", *batch_interval)
+        .lasting("retention", *retention)
+        .fact("recent", recent)
+}
+
+fn telemetry(telemetry: &Telemetry) -> Table {
+    let Telemetry { max_events, retention } = telemetry;
+    Table::new("telemetry").fact("max_events", max_events).lasting("retention", *retention)
 }
 
 fn listener(listener: &Listener, plan: &Plan) -> Table {

@@ -121,6 +121,11 @@ impl<'t> Report<'t> {
         Self { file: file.into(), text, lines, errors: Vec::new(), warnings: Vec::new() }
     }
 
+    /// The name of the text.
+    pub(super) fn file(&self) -> Arc<str> {
+        Arc::clone(&self.file)
+    }
+
     pub(super) fn error(&mut self, span: &Span, wrong: impl Into<Wrong>) {
         if !self.is_full() {
             let finding = self.finding(span, Severity::Error, wrong.into());

@@ -5,6 +5,7 @@
 //! reports to one `Report`, so that all errors come out at once. Apart from [`load`] and [`Environment::detect`]
 //! nothing here touches the system.
 
+mod acl_file;
 mod address;
 mod compile;
 pub mod diff;
@@ -31,6 +32,7 @@ use plan::Plan;
 pub use units::show_duration;
 
 use crate::limits;
+use crate::types::Name;
 
 /// The configuration that runs where there is no file: a copy of proxy.toml, which people edit (a test compares them).
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -144,7 +146,7 @@ pub fn load(source: &Source, environment: &Environment) -> Result<Loaded, Errors
             let text = read_text(path, &name)?;
             // The directory of the path as it was given: a file that is a symlink keeps the neighbours it is seen with.
             let base = environment.directory.join(path.parent().unwrap_or(Path::new("")));
-            parse(&text, &name, &base, environment)
+            understand(&text, &name, &base, environment, Reach::Files)
         }
     }
 }
@@ -155,12 +157,28 @@ pub fn load(source: &Source, environment: &Environment) -> Result<Loaded, Errors
 /// # Errors
 /// Every error of the text at once.
 pub fn parse(text: &str, name: &str, base: &Path, environment: &Environment) -> Result<Loaded, Errors> {
+    understand(text, name, base, environment, Reach::Text)
+}
+
+/// What is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Text,
+    /// The files with more of the configuration, too.
+    Files,
+}
+
+fn understand(text: &str, name: &str, base: &Path, environment: &Environment, reach: Reach) -> Result<Loaded, Errors> {
     let mut report = Report::new(name, text);
     let plan = document(text, &mut report).map(|document| {
         let raw = raw::File::from_document(document, &mut report);
         compile::compile(&raw, base, environment, &mut report)
     });
-    let (plan, warnings) = report.finish(plan)?;
+    let (file, listeners) = plan.as_ref().filter(|_| reach == Reach::Files).map_or_else(Default::default, |plan| {
+        let listeners: Vec<Name> = plan.listeners.iter().map(|listener| Name::clone(&listener.name)).collect();
+        (plan.acl.file.clone(), listeners)
+    });
+    let (plan, warnings) = acl_file::add(report.finish(plan), file, &listeners)?;
     Ok(Loaded { plan, warnings, digest: Digest::of(text.as_bytes()) })
 }
 

@@ -63,9 +63,12 @@ tables! {
         listener: Vec<Listener<'a>>,
         upstream: Vec<Upstream<'a>>,
         plugin: Vec<Plugin<'a>>,
+        sessions: Sessions<'a>,
+        telemetry: Telemetry,
         demo: Demo<'a>,
         socks: Socks<'a>,
-        ; later: acl, qos, sessions, telemetry
+        acl: Acl<'a>,
+        ; later: qos
     }
 
     Engine<'a> "[engine]" {
@@ -269,6 +272,39 @@ tables! {
         max_call: Lasting,
     }
 
+    Acl<'a> "[acl]" {
+        default: Text<'a>,
+        file: Text<'a>,
+        reevaluate: Flag,
+        rule: Vec<AclRule<'a>>,
+    }
+
+    AclRule<'a> "[[acl.rule]]" {
+        action: Text<'a>,
+        priority: Whole,
+        description: Text<'a>,
+        users: List<Text<'a>>,
+        groups: List<Text<'a>>,
+        sources: List<Text<'a>>,
+        destinations: List<Text<'a>>,
+        ports: List<WholeOrText<'a>>,
+        protocols: List<Text<'a>>,
+        listeners: List<Text<'a>>,
+    }
+
+    Sessions<'a> "[sessions]" {
+        store: Text<'a>,
+        batch_size: Whole,
+        batch_interval: Lasting,
+        retention: Lasting,
+        recent: Whole,
+    }
+
+    Telemetry "[telemetry]" {
+        max_events: Whole,
+        retention: Lasting,
+    }
+
     Socks<'a> "[socks]" {
         commands: List<Text<'a>>,
         bind_timeout: Lasting,
@@ -289,6 +325,24 @@ impl<'a> File<'a> {
     pub(super) fn from_document(document: Spanned<DeTable<'a>>, report: &mut Report<'_>) -> Self {
         let value = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
         Self::read(value, "", report).unwrap_or_default()
+    }
+}
+
+/// The file that `[acl]` names.
+#[derive(Debug, Default)]
+pub(super) struct AclRules<'a> {
+    pub(super) rule: Option<Vec<AclRule<'a>>>,
+}
+
+impl<'a> AclRules<'a> {
+    const SHAPE: Shape = Shape { title: "", keys: &["rule"], later: &[] };
+
+    pub(super) fn from_document(document: Spanned<DeTable<'a>>, report: &mut Report<'_>) -> Self {
+        let value = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
+        let Some(mut table) = Table::open(value, "", &Self::SHAPE, report) else { return Self::default() };
+        let rule = table.take("rule", report);
+        let _ = table.close(report);
+        Self { rule }
     }
 }
 

@@ -9,9 +9,11 @@ use tokio::sync::mpsc;
 
 use super::handle::{Bound, Control, Request, ShardView, View};
 use super::states::States;
+use super::store::Store;
 use crate::config::plan::{
     AccessLog, Address, Admin, Auth, Backend, Balance, BusyPoll, Commands, Engine, Failures, Level, Listener, Log,
-    LogFormat, Method, OnDown, PamService, Place, Plan, Resolve, SendProxy, Service, Socks, Timeouts, Upstream,
+    LogFormat, Method, OnDown, PamService, Place, Plan, Resolve, SendProxy, Service, Sessions, Socks,
+    Store as StoreKind, Telemetry, Timeouts, Upstream,
 };
 use crate::shard::command::{BindId, Inbox, Mailbox, Snapshot};
 use crate::stats::counters::ShardStats;
@@ -46,7 +48,21 @@ pub(super) fn plan(state_dir: &Path) -> Plan {
         listeners: Vec::new(),
         upstreams: Vec::new(),
         plugins: Vec::new(),
+        sessions: Sessions {
+            store: StoreKind::Memory,
+            batch_size: 1000,
+            batch_interval: Duration::from_millis(100),
+            retention: Duration::from_secs(3600),
+            recent: 100,
+        },
+        telemetry: Telemetry { max_events: 100, retention: Duration::from_secs(3600) },
         demo: None,
+        acl: crate::config::plan::Acl {
+            default: crate::policy::acl::Action::Allow,
+            file: None,
+            reevaluate: true,
+            rules: Vec::new(),
+        },
         socks: Socks {
             commands: Commands { connect: true, bind: true, udp: true },
             bind_timeout: Duration::from_secs(5),
@@ -167,6 +183,8 @@ pub(super) fn control(plan: Plan) -> (Control, mpsc::Receiver<Request>, Vec<Fake
     }
     let view = View { snapshot: snapshot(plan), binds, draining: false };
     let (control, requests) = Control::new(None, views, view);
+    let terms = &control.view().snapshot.plan.sessions;
+    control.set_store(Store::start(terms, control.events().clone(), Vec::new()).expect("a thread"));
     (control, requests, shards)
 }
 
@@ -174,12 +192,14 @@ pub(super) fn control(plan: Plan) -> (Control, mpsc::Receiver<Request>, Vec<Fake
 pub(super) fn snapshot(plan: Plan) -> Arc<Snapshot> {
     let mut states = States::new(None, 2, 0);
     Arc::new(Snapshot {
+        acl: Arc::new(crate::policy::acl::Acl::compile(plan.acl.default, &plan.acl.rules, Vec::new(), None)),
         generation: Generation(1),
         listeners: plan.listeners.iter().map(|listener| states.listener(listener, &plan.engine)).collect(),
         upstreams: plan.upstreams.iter().map(|upstream| states.upstream(upstream)).collect(),
         tls: plan.listeners.iter().map(|_| None).collect(),
         upstream_tls: plan.upstreams.iter().map(|_| None).collect(),
         connections: states.connections(plan.engine.max_connections),
+        associations: states.associations(),
         plugins: Vec::new(),
         watches: Arc::new([]),
         plan,

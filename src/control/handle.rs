@@ -11,6 +11,9 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot};
 
 use super::auth::Auth;
+use super::events::Events;
+use super::history::History;
+use super::store::Store;
 use super::tls::Pending;
 use crate::config::plan::TokenDigest;
 use crate::shard::command::{BindId, Mailbox, Snapshot};
@@ -39,6 +42,10 @@ struct Inner {
     paced: Mutex<Arc<Totals>>,
     /// What the watch found and could not use.
     pending: Mutex<Pending>,
+    events: Events,
+    history: History,
+    /// Set once at the start.
+    store: OnceLock<Store>,
     reloads_ok: AtomicU64,
     reloads_failed: AtomicU64,
     /// Once it was made.
@@ -98,6 +105,7 @@ impl Control {
     #[must_use]
     pub fn new(config: Option<PathBuf>, shards: Vec<ShardView>, view: View) -> (Self, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(64);
+        let events = Events::new(view.snapshot.plan.telemetry);
         let inner = Inner {
             started: SystemTime::now(),
             config,
@@ -108,12 +116,44 @@ impl Control {
             generated_token: ArcSwapOption::empty(),
             paced: Mutex::default(),
             pending: Mutex::default(),
+            events,
+            history: History::default(),
+            store: OnceLock::new(),
             reloads_ok: AtomicU64::new(0),
             reloads_failed: AtomicU64::new(0),
             auth: OnceLock::new(),
             requests,
         };
         (Self(Arc::new(inner)), receiver)
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.0.events
+    }
+
+    /// Samples of the last hours.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.0.history
+    }
+
+    /// Finished sessions; `None` only while arus starts.
+    #[must_use]
+    pub fn store(&self) -> Option<&Store> {
+        self.0.store.get()
+    }
+
+    pub(super) fn set_store(&self, store: Store) {
+        let _ = self.0.store.set(store);
+    }
+
+    /// Records of sessions that no database took: those that the writer had to drop, and those that did not reach it.
+    #[must_use]
+    pub fn sessions_dropped(&self) -> u64 {
+        let dropped = self.0.shards.iter().map(|shard| shard.stats.summaries_dropped.load(Ordering::Relaxed));
+        dropped.sum::<u64>() + self.store().map_or(0, Store::dropped)
     }
 
     #[must_use]
@@ -209,6 +249,7 @@ impl Control {
     }
 
     pub(super) fn set_auth(&self, auth: Auth) {
+        auth.set_events(self.0.events.clone());
         let _ = self.0.auth.set(auth);
     }
 

@@ -7,7 +7,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
+use serde_json::json;
 
+use super::events::{Category, Severity};
 use super::handle::Control;
 use crate::plugin::Process;
 use crate::plugin::watch::{InCall, ProcessId};
@@ -35,7 +37,20 @@ impl HangWatch {
             let mut pause = NO_PLUGINS;
             while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 let view = control.view();
-                look.at(&view.snapshot);
+                for (shard, call) in look.at(&view.snapshot) {
+                    let plugin = look.processes.get(&call.process).and_then(Weak::upgrade);
+                    let plugin = plugin.map_or_else(String::new, |process| process.terms.name.to_string());
+                    let InCall { session, function, .. } = &call;
+                    let details = json!({
+                        "plugin": plugin,
+                        "shard": shard,
+                        "session": session.to_string(),
+                        "function": function.to_string(),
+                        "lasts_seconds": call.lasts().as_secs_f64(),
+                    });
+                    let message = format!("plugin {plugin} hangs, and shard {shard} with it");
+                    control.events().say(Severity::Error, Category::Plugin, message, details);
+                }
                 pause = interval(&view.snapshot);
             }
         })?;

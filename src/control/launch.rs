@@ -13,8 +13,9 @@ use super::privilege::{self, Dropped, Identity};
 use super::recorder::Sink;
 use super::socket::{self, SocketFile};
 use super::startup::{self, Ground};
+use super::store;
 use super::tls;
-use crate::config::plan::{AccessLog, Plan};
+use crate::config::plan::{AccessLog, Plan, Store};
 use crate::plugin::crash;
 
 /// How long the last owner of an address may take to go.
@@ -87,6 +88,9 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Refu
     })?;
     render(prepared.warnings(), config).iter().for_each(|warning| tracing::warn!("{warning}"));
     owned.extend(tls::self_signed::paths(&plan));
+    if let Store::Sqlite(path) = &plan.sessions.store {
+        owned.extend(store::files(path).into_iter().filter(|file| file.is_file()));
+    }
     owned.extend(Some(state_dir.join(crash::FILE)).filter(|path| path.is_file()));
     let pam = plan.auth.needs_pam().then(pam::start).transpose();
     let pam = pam.map_err(|error| one(format!("the PAM processes cannot be started: {error}")))?;
@@ -161,6 +165,7 @@ pub(super) fn render(problems: &[Problem], config: Option<&Path>) -> Vec<String>
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::config::plan::{AdminListen, Place};
     use crate::control::fixture::plan;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::process::Command;
@@ -206,6 +211,8 @@ mod tests {
         let access = directory.path().join("access.log");
         let mut plan = plan(&state_dir).with_listener("web", &["127.0.0.1:0"]);
         plan.engine.user = Some("nobody".into());
+        let at = Place { line: 1, column: 1 };
+        plan.admin.listen = Some(AdminListen { address: "127.0.0.1:0".parse().unwrap(), is_given: true, at });
         plan.log.access = AccessLog::File(access.clone());
         let launched = launch(plan.clone(), None).unwrap();
         assert!(!privilege::is_root());
@@ -214,6 +221,9 @@ mod tests {
         let socket = std::fs::symlink_metadata(state_dir.join("control.sock")).unwrap();
         assert_eq!((socket.mode() & 0o777, state_dir.metadata().unwrap().mode() & 0o777), (0o600, 0o700));
         assert_eq!(socket.uid(), state_dir.metadata().unwrap().uid());
+        // The token of the admin API can be read at a reload.
+        assert!(nobody.owns(&state_dir.join("admin.token")));
+        assert!(token::ensure(&plan).unwrap().is_some_and(|token| !token.is_new));
         // The log can be opened again, and a second arus is still found out.
         assert!(Sink::open(&plan.log.access).is_ok());
         assert!(socket::bind(&plan.admin.socket).unwrap_err().starts_with("another arus"));

@@ -20,6 +20,7 @@ use super::states::States;
 use super::tls::{self, Store};
 use super::watch::Content;
 use crate::config::plan::{Listener, Plan, Upstream};
+use crate::policy::acl::Acl;
 use crate::policy::budget::Budget;
 use crate::policy::rate::Rate;
 use crate::shard::command::{Bind, BindId, Handed, Handover, Snapshot};
@@ -31,7 +32,7 @@ use crate::upstream::state::BackendId;
 pub(super) struct InForce {
     snapshot: Option<Arc<Snapshot>>,
     held: Vec<Held>,
-    /// What TLS was loaded from, as it was before.
+    /// What TLS and the access rules were loaded from, as it was before.
     tls_files: Vec<Content>,
     next_bind: u32,
     next_backend: u32,
@@ -191,6 +192,17 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
     let mut states = States::new(now.snapshot.as_deref(), shards, now.next_backend);
     let mut warnings = tls.warnings;
     warnings.extend(auth::warnings(&plan.auth, now.config.as_deref()));
+    let own = held.iter().filter_map(|held| match held.bound {
+        Endpoint::Ip(address) => Some(address),
+        Endpoint::Unix(_) => None,
+    });
+    let own = own
+        .chain(plan.admin.listen.as_ref().map(|listen| listen.address))
+        .chain(plan.demo.as_ref().map(|demo| demo.hello))
+        .collect();
+    let before = now.snapshot.as_ref().map(|snapshot| &*snapshot.acl);
+    let acl = Arc::new(Acl::compile(plan.acl.default, &plan.acl.rules, own, before));
+    let acl_file = plan.acl.file.as_ref().map(|file| Content::of(&file.path));
     let snapshot = Snapshot {
         generation,
         listeners: plan.listeners.iter().map(|listener| states.listener(listener, &plan.engine)).collect(),
@@ -198,6 +210,8 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
         tls: tls.listeners,
         upstream_tls: tls.upstreams,
         connections: states.connections(plan.engine.max_connections),
+        associations: states.associations(),
+        acl,
         plugins: plugins.processes,
         watches: plugins.watches,
         plan,
@@ -210,7 +224,7 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
         new,
         retired,
         new_paths,
-        tls_files: tls.files,
+        tls_files: tls.files.into_iter().chain(acl_file).collect(),
         warnings,
         next_bind,
         next_backend,

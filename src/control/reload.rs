@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::admin::entrance::Move;
@@ -11,6 +12,7 @@ use super::admin::secret::digest_of;
 use super::admin::token::{self, Generated};
 use super::answers::{answers, apply};
 use super::auth::pam;
+use super::events::{Category, Severity};
 use super::handle::{Bound, ReloadRefused, Request, View};
 use super::launch::render;
 use super::plugins;
@@ -73,6 +75,10 @@ impl Supervisor {
             }
             let generation = self.control.view().snapshot.generation.0;
             tracing::error!(errors = errors.len(), generation, "reload refused; nothing has changed");
+            let details = json!({ "generation": generation, "errors": errors });
+            let message =
+                format!("reload refused with {} error{}", errors.len(), if errors.len() == 1 { "" } else { "s" });
+            self.control.events().say(Severity::Error, Category::Reload, message, details);
         }
         self.control.count_reload(result.is_ok());
         systemd::ready();
@@ -154,6 +160,12 @@ impl Supervisor {
         (self.relog)(&snapshot.plan.log);
         let mut changes = (self.diff)(before, &snapshot.plan);
         changes.extend(plugins::changed_libraries(&view_before.snapshot.plugins, &snapshot.plugins));
+        let details = json!({ "generation": snapshot.generation.0, "changes": changes });
+        self.control.events().say(Severity::Info, Category::Reload, "configuration reloaded", details);
+        self.control.events().follow(snapshot.plan.telemetry);
+        if let Some(store) = self.control.store() {
+            store.follow(&snapshot.plan.sessions);
+        }
         let changes = changes.join("; ");
         let took_ms = (begun.elapsed().as_secs_f64() * 10_000.0).round() / 10.0;
         let generation = snapshot.generation.0;

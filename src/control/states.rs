@@ -10,6 +10,7 @@ use crossbeam::utils::CachePadded;
 
 use super::prepare::{ListenerLimits, backend_connections, queue_size};
 use crate::config::plan::{Address, Engine, Listener, Upstream};
+use crate::limits;
 use crate::policy::budget::Budget;
 use crate::policy::rate::Rate;
 use crate::policy::source::SourceTable;
@@ -22,6 +23,7 @@ pub(super) struct States<'s> {
     listeners: HashMap<&'s str, &'s Arc<ListenerState>>,
     upstreams: HashMap<&'s str, &'s Arc<UpstreamState>>,
     connections: Option<&'s Arc<Budget>>,
+    associations: Option<&'s Arc<SourceTable>>,
     shards: u16,
     next_backend: u32,
 }
@@ -34,6 +36,7 @@ impl<'s> States<'s> {
             listeners: listeners.iter().map(|state| (&*state.name, state)).collect(),
             upstreams: upstreams.iter().map(|state| (&*state.name, state)).collect(),
             connections: in_force.map(|snapshot| &snapshot.connections),
+            associations: in_force.map(|snapshot| &snapshot.associations),
             shards,
             next_backend,
         }
@@ -45,6 +48,11 @@ impl<'s> States<'s> {
 
     pub(super) fn connections(&self, limit: u32) -> Arc<Budget> {
         self.connections.cloned().unwrap_or_else(|| Arc::new(Budget::new(limit)))
+    }
+
+    /// An association has three descriptors, so a process has not nearly so many.
+    pub(super) fn associations(&self) -> Arc<SourceTable> {
+        self.associations.cloned().unwrap_or_else(|| Arc::new(SourceTable::new(limits::UDP_ASSOCIATIONS)))
     }
 
     pub(super) fn listener(&self, listener: &Listener, engine: &Engine) -> Arc<ListenerState> {

@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::handle::{Control, ShardView};
+use super::history::Sample;
+use super::notice::Notice;
 use crate::shard::command::{Command, Reply};
+use crate::stats::latency::{Latencies, Measure};
 use crate::stats::totals::{ShardTotals, Totals};
 use crate::types::ShardId;
 
@@ -56,6 +59,8 @@ struct Beat {
     active: u64,
     bytes_up: u64,
     bytes_down: u64,
+    failed: u64,
+    rejected: u64,
 }
 
 impl Beat {
@@ -66,6 +71,8 @@ impl Beat {
             active: stats.active.load(Ordering::Relaxed),
             bytes_up: stats.bytes_up.load(Ordering::Relaxed),
             bytes_down: stats.bytes_down.load(Ordering::Relaxed),
+            failed: stats.failed.load(Ordering::Relaxed),
+            rejected: stats.rejected.load(Ordering::Relaxed),
         }
     }
 
@@ -80,13 +87,14 @@ struct Pulse {
     control: Control,
     beats: Vec<Beat>,
     last: Arc<Totals>,
+    notice: Notice,
 }
 
 impl Pulse {
     fn new(control: Control) -> Self {
         let beats = control.shards().iter().map(Beat::of).collect();
         let last = Arc::new(control.read_totals());
-        Self { control, beats, last }
+        Self { control, beats, last, notice: Notice::default() }
     }
 
     fn take(&mut self) {
@@ -94,6 +102,7 @@ impl Pulse {
         let is_quiet = beats == self.beats;
         if is_quiet && self.last.traffic.is_quiet() {
             self.stay_quiet();
+            self.sample(&None, (0, 0), 1.0);
             return;
         }
         let pairs = self.control.shards().iter().zip(beats.iter().zip(&self.beats));
@@ -103,16 +112,53 @@ impl Pulse {
         });
         let asked: Vec<(ShardId, Receiver<_>)> = asked.collect();
         let deadline = Instant::now() + ANSWER;
+        let mut second: Option<Latencies> = None;
         for (shard, answer) in asked {
             if let Ok(recent) = answer.recv_deadline(deadline) {
                 self.control.merge_latencies(shard, &recent);
+                match &mut second {
+                    Some(second) => second.merge(&recent),
+                    None => second = Some(recent),
+                }
             }
         }
         let mut totals = self.control.read_totals();
         totals.rates_since(&self.last);
+        let seconds = totals.at_ms.saturating_sub(self.last.at_ms).max(1) as f64 / 1000.0;
+        let grown = |count: fn(&Beat) -> u64| {
+            let sum = |beats: &[Beat]| beats.iter().map(count).fold(0, u64::wrapping_add);
+            sum(&beats).saturating_sub(sum(&self.beats))
+        };
+        let failures = (grown(|beat| beat.failed), grown(|beat| beat.rejected));
         self.last = Arc::new(totals);
         self.beats = beats;
         self.control.set_paced(Arc::clone(&self.last));
+        self.sample(&second, failures, seconds);
+        self.notice.look(&self.last, &self.control.view().snapshot, self.control.events());
+    }
+
+    /// Notes the last second for the graphs.
+    fn sample(&self, latencies: &Option<Latencies>, (failed, rejected): (u64, u64), seconds: f64) {
+        let quantile = |measure, quantile| {
+            let histogram =
+                latencies.as_ref().map(|latencies| latencies.get(measure)).filter(|histogram| !histogram.is_empty());
+            histogram.map_or(f32::NAN, |histogram| histogram.value_at_quantile(quantile) as f32 / 1000.0)
+        };
+        let Totals { traffic, shards, .. } = &*self.last;
+        let active: u64 = self.beats.iter().map(|beat| beat.active).sum();
+        let values = [
+            active as f32,
+            traffic.connections_per_second as f32,
+            traffic.bytes_up_per_second as f32,
+            traffic.bytes_down_per_second as f32,
+            (failed as f64 / seconds) as f32,
+            (rejected as f64 / seconds) as f32,
+            quantile(Measure::Connect, 0.5),
+            quantile(Measure::Connect, 0.99),
+            quantile(Measure::FirstByte, 0.99),
+        ];
+        let busy = shards.iter().map(|shard| shard.busy as f32).collect();
+        self.control.history().add(Instant::now(), Sample { values, busy });
     }
 
     /// Nothing has changed but the time, and what the shards spent of it: so that the first second with traffic again
@@ -121,9 +167,12 @@ impl Pulse {
         let last = Arc::make_mut(&mut self.last);
         last.at_ms = crate::stats::clock_ms();
         for (totals, shard) in last.shards.iter_mut().zip(self.control.shards()) {
-            let ShardTotals { busy_ns, idle_ns, .. } = totals;
-            *busy_ns = shard.stats.busy_ns.load(Ordering::Relaxed);
-            *idle_ns = shard.stats.idle_ns.load(Ordering::Relaxed);
+            let ShardTotals { busy, busy_ns, idle_ns, .. } = totals;
+            let (busy_now, idle_now) =
+                (shard.stats.busy_ns.load(Ordering::Relaxed), shard.stats.idle_ns.load(Ordering::Relaxed));
+            let (worked, slept) = (busy_now.saturating_sub(*busy_ns), idle_now.saturating_sub(*idle_ns));
+            *busy = if worked + slept > 0 { worked as f64 / (worked + slept) as f64 } else { 0.0 };
+            (*busy_ns, *idle_ns) = (busy_now, idle_now);
         }
     }
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::answers::{answers, ask};
+use super::events::{Category, Severity};
 use super::handle::{ReloadRefused, Request};
 use super::supervisor::Supervisor;
 use super::systemd;
@@ -16,6 +18,8 @@ const MARGIN: Duration = Duration::from_secs(3);
 const ONE_SIGNAL: Duration = Duration::from_millis(50);
 /// How long a blocked access log may hold up the end.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// And a database that takes nothing.
+const LAST_RECORDS: Duration = Duration::from_secs(3);
 
 impl Supervisor {
     /// Drains the shards; a second signal ends it at once. An order to drain is not a signal: Kubernetes sends its
@@ -26,6 +30,8 @@ impl Supervisor {
         let limit = snapshot.plan.engine.drain_timeout;
         let sessions = snapshot.connections.used();
         tracing::info!(sessions, limit = %humantime::format_duration(limit), "stopping: no new connections");
+        let details = json!({ "sessions": sessions, "limit_seconds": limit.as_secs_f64() });
+        self.control.events().say(Severity::Info, Category::Process, "arus is stopping: no new connections", details);
         self.in_force.remove_socket_files();
         self.control.set_view(self.in_force.view(&snapshot, true));
         let asked = ask(&self.shards, |reply| Command::Drain(limit, reply));
@@ -49,6 +55,9 @@ impl Supervisor {
             }
         };
         self.recorder.finish(LAST_LINES);
+        if let Some(store) = self.control.store().cloned() {
+            let _ = tokio::task::spawn_blocking(move || store.finish(LAST_RECORDS)).await;
+        }
         match result {
             Ok(()) => tracing::info!("stopped"),
             Err(why) => tracing::warn!(sessions = snapshot.connections.used(), "stopped before all had ended: {why}"),

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, bounded, unbounded};
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at};
 
@@ -21,6 +22,7 @@ use super::admin::secret::digest_of;
 use super::answers::{failed, first_apply, ping};
 use super::auth::Auth;
 use super::errands;
+use super::events::{Category, Severity};
 use super::handle::{Control, Request, ShardView};
 use super::hangs::HangWatch;
 use super::health::Checks;
@@ -34,6 +36,7 @@ use super::signals::{Signal, Signals};
 use super::socket::SocketFile;
 use super::startup::Ground;
 use super::stats::StatsThread;
+use super::store::Store;
 use super::systemd;
 use super::tls::{Care, Changed};
 use super::watch::{Content, Watch};
@@ -214,13 +217,17 @@ impl Supervisor {
         }
 
         let counters = views.iter().map(|view| Arc::clone(&view.stats)).collect();
-        let recorder =
-            Recorder::spawn(summaries, access_log, plan.log.format, counters).map_err(one("no recorder thread"))?;
         let (control, requests) = Control::new(source.path.clone(), views, in_force.view(&snapshot, false));
         control.set_auth(auth.clone());
+        let store = Store::start(&plan.sessions, control.events().clone(), shards.to_vec());
+        let store = store.map_err(one("no thread for the session store"))?;
+        let recorder = Recorder::spawn(summaries, access_log, plan.log.format, counters, Some(store.clone()))
+            .map_err(one("no recorder thread"))?;
+        store.settle_by(recorder.settler());
+        control.set_store(store);
         let stats = StatsThread::spawn(control.clone()).map_err(one("no stats thread"))?;
         let hangs = HangWatch::spawn(control.clone()).map_err(one("no plugin-watch thread"))?;
-        let mut checks = Checks::new(resolver.known().clone(), Arc::clone(&shards));
+        let mut checks = Checks::new(resolver.known().clone(), Arc::clone(&shards), control.events().clone());
         checks.follow(&snapshot);
         let listener = tokio::net::UnixListener::from_std(control_socket).map_err(one("control socket"))?;
         let (mut entrance, listeners) = Entrance::new();
@@ -276,7 +283,10 @@ impl Supervisor {
         }
         plugins::announce(&[], &view.snapshot.plugins);
         let (pid, shards) = (std::process::id(), self.shards.len());
-        tracing::info!(pid, shards, generation = view.snapshot.generation.0, "ready");
+        let generation = view.snapshot.generation.0;
+        tracing::info!(pid, shards, generation, "ready");
+        let details = json!({ "pid": pid, "shards": shards, "version": env!("CARGO_PKG_VERSION") });
+        self.control.events().say(Severity::Info, Category::Process, "arus has started", details);
         systemd::ready();
     }
 
@@ -330,7 +340,11 @@ impl Supervisor {
         let snapshot = &self.control.view().snapshot;
         for (plan, upstream) in snapshot.plan.upstreams.iter().zip(&snapshot.upstreams) {
             let Some(state) = upstream.backends.iter().find(|state| state.id == backend) else { continue };
-            tracing::warn!(upstream = %state.upstream, backend = %state.address, "backend ejected after failed connects");
+            let (upstream, address) = (&state.upstream, &state.address);
+            tracing::warn!(%upstream, backend = %address, "backend ejected after failed connects");
+            let message = format!("backend {address} of {upstream} ejected after failed connects");
+            let details = json!({ "upstream": **upstream, "backend": address.to_string() });
+            self.control.events().say(Severity::Warning, Category::Backend, message, details);
             if let Some(outlier) = plan.outlier {
                 let shards = Arc::clone(&self.shards);
                 tokio::spawn(async move {

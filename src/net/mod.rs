@@ -5,6 +5,7 @@ pub mod listen;
 mod tcp_info;
 
 use std::io;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -91,6 +92,13 @@ pub fn is_closed(socket: BorrowedFd<'_>) -> bool {
         libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut state).cast(), &raw mut len)
     };
     state == TCP_CLOSE
+}
+
+/// Whether the routing table has a way to an address. Connecting a UDP socket asks it and sends nothing.
+#[must_use]
+pub fn is_routed(address: IpAddr) -> bool {
+    let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    UdpSocket::bind(any).is_ok_and(|socket| socket.connect((address, 9)).is_ok())
 }
 
 /// Leaves the choice of the local port to connect(2) (IP_BIND_ADDRESS_NO_PORT, ip(7)).

@@ -1,5 +1,6 @@
 //! Limits and identity: how many connections, how fast, from whom, on whose behalf. Pure; no I/O, nothing blocks.
 
+pub mod acl;
 pub mod budget;
 pub mod host;
 pub mod identity;

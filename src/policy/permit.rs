@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::acl::Decision;
 use crate::types::Reason;
 
 /// Proof that policy has let a connection through.
@@ -20,6 +21,14 @@ impl Permit {
     pub fn for_source(allowed: &[IpNet], source: Option<IpAddr>) -> Result<Self, Reason> {
         let admitted = allowed.is_empty() || source.is_some_and(|ip| allowed.iter().any(|net| net.contains(&ip)));
         if admitted { Ok(Self(())) } else { Err(Reason::SourceNotAllowed) }
+    }
+
+    /// By what the rules of `[acl]` say.
+    ///
+    /// # Errors
+    /// When they block it.
+    pub fn of(decision: &Decision) -> Result<Self, Reason> {
+        if decision.is_allowed() { Ok(Self(())) } else { Err(Reason::AclBlocked) }
     }
 
     /// For a connection that is made before there is a client: nothing passes it until a client with a permit of its

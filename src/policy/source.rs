@@ -5,7 +5,7 @@
 //! at the same time may open two slots for it; a verdict therefore adds up all slots of the address, which makes the
 //! limit exact: it is never exceeded.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -48,8 +48,14 @@ impl SourceTable {
     /// Counts one connection of `source`, or refuses it when it has `limit` already.
     #[must_use]
     pub fn lease(self: &Arc<Self>, source: IpAddr, limit: u32) -> Option<SourceLease> {
+        self.lease_of(source, limit)
+    }
+
+    /// As [`SourceTable::lease`], for whatever else is counted so.
+    #[must_use]
+    pub fn lease_of(self: &Arc<Self>, who: impl Hash, limit: u32) -> Option<SourceLease> {
         let limit = u64::from(limit.min(MAX_PER_SOURCE));
-        let hash = self.hasher.hash_one(source);
+        let hash = self.hasher.hash_one(who);
         let tag = (hash >> COUNT_BITS).max(1) << COUNT_BITS;
         let slot = self.increment(hash as usize, tag)?;
         let lease = SourceLease { table: Arc::clone(self), slot };

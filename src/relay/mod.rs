@@ -4,6 +4,7 @@
 //! is passed on as RST after what came before it. A side that does not read holds a bounded number of buffers.
 
 mod aside;
+pub mod association;
 mod cut;
 mod detour;
 mod fill;

@@ -76,12 +76,21 @@ impl Pool {
     /// A pool of `step` buffers of `size` bytes that can grow to `capacity`, a power of two up to 32,768. Its entries
     /// are registered with [`Pool::registration`].
     pub(super) fn new(size: u32, step: u32, capacity: u32, group: u16) -> io::Result<Self> {
+        // Who holds a private one may need another to go on: if they ran out, nobody would give one back.
+        let private = if step == 0 { capacity as usize } else { usize::from(NIL) - capacity as usize };
+        Self::with_private(size, step, capacity, group, private)
+    }
+
+    /// As [`Pool::new`], without private buffers.
+    pub(super) fn received_only(size: u32, step: u32, capacity: u32, group: u16) -> io::Result<Self> {
+        Self::with_private(size, step, capacity, group, 0)
+    }
+
+    fn with_private(size: u32, step: u32, capacity: u32, group: u16, private_capacity: usize) -> io::Result<Self> {
         let (step, ids) = (step.min(capacity), capacity as usize);
         let memory = Mapping::new(size as usize * ids)?;
         let entries = Mapping::new(ids * size_of::<BufRingEntry>())?;
-        // Who holds a private one may need another to go on: if they ran out, nobody would give one back.
-        let private_capacity = if step == 0 { ids } else { usize::from(NIL) - ids };
-        let private_memory = Mapping::new(private_capacity * PRIVATE_BUFFER)?;
+        let private_memory = Mapping::new(private_capacity.max(1) * PRIVATE_BUFFER)?;
         Ok(Self {
             memory,
             entries,
@@ -180,28 +189,6 @@ impl Pool {
         }
         self.private_table.push(empty);
         Some((self.capacity as usize + self.private_table.len() - 1) as u16)
-    }
-
-    /// Gives the memory of free buffers above the first step back to the system; they stay usable.
-    pub(super) fn trim(&mut self) {
-        // Those that were used last stay.
-        let rarely = self.private_free.len().saturating_sub(PRIVATE_KEPT);
-        for id in &self.private_free[..rarely] {
-            self.private_memory.discard((usize::from(*id) - self.capacity as usize) * PRIVATE_BUFFER, PRIVATE_BUFFER);
-        }
-        let mut id = u32::from(self.step);
-        let total = self.table.len() as u32;
-        while id < total {
-            let first = id;
-            while id < total && self.table[id as usize].owner != Owner::Chain {
-                id += 1;
-            }
-            if id > first {
-                let start = first as usize * self.size as usize;
-                self.memory.discard(start, (id - first) as usize * self.size as usize);
-            }
-            id += 1;
-        }
     }
 
     /// The buffers that a completed receive of `len` bytes filled: `first`, and as many behind it in the ring's order
@@ -440,3 +427,4 @@ impl Pool {
 
 #[cfg(test)]
 mod tests;
+mod trim;

@@ -12,7 +12,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::buffer::Buffers;
 use super::buffers::Pool;
-use super::chain::Chain;
+use super::datagram::Mail;
 use super::descriptor::Pins;
 use super::missed::Doubts;
 use super::operation::Vector;
@@ -31,9 +31,11 @@ const GROUP: u16 = 0;
 /// State of one ring. All of it is used by one thread; no `RefCell` here is borrowed while other code runs.
 pub(super) struct Core {
     // Never dropped before the operations are gone: see `Drop`.
-    uring: ManuallyDrop<RefCell<IoUring>>,
+    pub(super) uring: ManuallyDrop<RefCell<IoUring>>,
     pub(super) slots: ManuallyDrop<RefCell<Slots>>,
     pub(super) pool: ManuallyDrop<Buffers>,
+    /// What datagrams need, once there is a socket for them.
+    pub(super) mail: ManuallyDrop<RefCell<Option<Mail>>>,
     pub(super) wheel: RefCell<Wheel>,
     /// Spare memory of vectored sends, each where the kernel was told it is.
     #[expect(clippy::vec_box, reason = "a vector in flight must not move")]
@@ -85,6 +87,7 @@ impl Core {
             uring: ManuallyDrop::new(RefCell::new(uring)),
             slots: ManuallyDrop::default(),
             pool: ManuallyDrop::new(Buffers::new(pool)),
+            mail: ManuallyDrop::default(),
             wheel: RefCell::new(Wheel::new()),
             vectors: RefCell::default(),
             pipes: RefCell::default(),
@@ -231,6 +234,7 @@ impl Core {
         reaped.clear();
         self.reaped.replace(reaped);
         self.feed_starved();
+        self.feed_intakes();
         count
     }
 
@@ -329,6 +333,14 @@ impl Core {
                 }
                 None
             }
+            Some(Operation::Intake(_)) => {
+                self.complete_intake(&mut slots, token, completion);
+                None
+            }
+            Some(Operation::Letter(_)) => {
+                self.complete_letter(&mut slots, token, result);
+                None
+            }
             Some(Operation::Vacant { .. }) | None => {
                 debug_assert!(false, "completion of an operation that is gone");
                 None
@@ -359,41 +371,19 @@ impl Core {
         }
     }
 
+    /// Registers the buffer ring of a pool.
+    ///
+    /// # Safety
+    /// The pool lives until the ring is gone.
+    pub(super) unsafe fn provide(&self, pool: &Pool) -> io::Result<()> {
+        let (address, entries, group) = pool.registration();
+        // SAFETY: passed on to the caller.
+        unsafe { self.uring.borrow().submitter().register_buf_ring_with_flags(address, entries, group, 0) }
+    }
+
     /// Puts a descriptor, or -1 for none, into the ring's file table (IORING_REGISTER_FILES_UPDATE).
     pub(super) fn update_file_table(&self, index: u32, fd: RawFd) -> io::Result<()> {
         self.uring.borrow().submitter().register_files_update(index, &[fd]).map(drop)
-    }
-
-    /// Keeps the pool as large as it is needed: it grows when few buffers are left, or when receives wait for one and
-    /// none has come back while the tasks ran.
-    pub(super) fn tend_pool(&self) {
-        let mut pool = self.pool.borrow_mut();
-        let none_for_those_who_wait = pool.counts().free == 0 && !self.starved.borrow().is_empty();
-        if pool.is_low() || none_for_those_who_wait {
-            pool.grow();
-        }
-        drop(pool);
-        self.feed_starved();
-    }
-
-    /// Gives the memory of free buffers back to the system, where it is known which ones are free: a buffer that a
-    /// completion names is filled, and only reaping takes it from the kernel.
-    pub(super) fn trim_pool(&self) {
-        let mut uring = self.uring.borrow_mut();
-        let is_reaped = uring.completion().is_empty() && !uring.submission().cq_overflow();
-        drop(uring);
-        if is_reaped {
-            self.pool.borrow_mut().trim();
-        }
-    }
-
-    /// Whether receives wait for a buffer although some are free: they are fed in turns, one for each buffer.
-    pub(super) fn can_feed(&self) -> bool {
-        !self.starved.borrow().is_empty() && self.pool.borrow().counts().free > 0
-    }
-
-    pub(super) fn release(&self, chain: Chain) {
-        self.pool.borrow_mut().release(chain);
     }
 }
 
@@ -410,6 +400,8 @@ impl Drop for Core {
         unsafe { ManuallyDrop::drop(&mut self.slots) };
         // SAFETY: as above; the buffer ring went with the ring.
         unsafe { ManuallyDrop::drop(&mut self.pool) };
+        // SAFETY: as above.
+        unsafe { ManuallyDrop::drop(&mut self.mail) };
     }
 }
 

@@ -52,7 +52,7 @@ impl Ring {
             }
             if core.now() - looked_at_pool >= POOL_LOOK {
                 looked_at_pool = core.now();
-                core.pool.borrow_mut().shrink();
+                core.shrink_pools();
             }
 
             let wait = if more_to_run || pacing.more_to_run { Wait::No } else { self.wait() };

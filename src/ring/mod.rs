@@ -13,9 +13,11 @@ mod buffer;
 mod buffers;
 mod chain;
 mod core;
+mod datagram;
 mod descriptor;
 mod driver;
 mod inlet;
+mod letter;
 mod mapping;
 mod missed;
 mod operation;
@@ -24,6 +26,7 @@ mod probe;
 mod receive;
 mod slots;
 mod socket;
+mod tend;
 #[cfg(test)]
 pub(crate) mod tests;
 mod timer;
@@ -32,8 +35,10 @@ pub use accept::{Accept, Appetite};
 pub use buffer::{Buffer, Buffers, Counts, Queue};
 pub use buffers::PRIVATE_BUFFER;
 pub use chain::Chain;
+pub use datagram::{Datagram, DatagramSocket};
 pub use driver::Pacing;
 pub use inlet::Inlet;
+pub use letter::Failure;
 pub use operation::{Completion, OwnBuffer};
 pub use pipe::Pipe;
 pub use probe::{Unusable, probe};
@@ -105,6 +110,14 @@ impl Ring {
     #[must_use]
     pub fn unix_socket(&self, fd: OwnedFd) -> Socket {
         Socket::new(&self.0, fd, true)
+    }
+
+    /// Takes a UDP socket into the ring. The first one makes the shard's buffers for datagrams.
+    ///
+    /// # Errors
+    /// As mmap(2) and io_uring_register(2), for want of memory.
+    pub fn datagram_socket(&self, fd: OwnedFd) -> io::Result<DatagramSocket> {
+        DatagramSocket::new(&self.0, fd)
     }
 
     /// The clock of this turn: time since the ring was made. Cheap; up to a turn old.

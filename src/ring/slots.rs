@@ -8,7 +8,9 @@ use std::task::{Context, Waker};
 use socket2::SockAddr;
 
 use super::chain::Chain;
+use super::datagram::Intake;
 use super::descriptor::Descriptor;
+use super::letter::Posted;
 use super::operation::Vector;
 use super::receive::{Ask, First};
 
@@ -45,6 +47,8 @@ pub(super) enum Operation {
     Single(Single),
     Receive(ReceiveState),
     Accept(AcceptState),
+    Intake(Box<Intake>),
+    Letter(Posted),
 }
 
 /// An operation with one completion.
@@ -174,6 +178,13 @@ impl Slots {
         match self.get(token) {
             Some(Operation::Accept(accept)) => accept,
             _ => unreachable!("an accept's slot lives until its owner or its last completion frees it"),
+        }
+    }
+
+    pub(super) fn intake(&mut self, token: Token) -> &mut Intake {
+        match self.get(token) {
+            Some(Operation::Intake(intake)) => intake,
+            _ => unreachable!("an intake's slot lives until its owner or its last completion frees it"),
         }
     }
 

@@ -13,8 +13,10 @@ use socket2::Socket;
 use crate::config::plan::Plan;
 use crate::plugin::watch::{ProcessId, Watch};
 use crate::plugin::{Opened, Process};
+use crate::policy::acl::Acl;
 use crate::policy::budget::Budget;
 use crate::policy::identity;
+use crate::policy::source::SourceTable;
 use crate::relay::sight::Sight;
 use crate::stats::counters::{ListenerState, ShardStats};
 use crate::stats::latency::Latencies;
@@ -36,8 +38,12 @@ pub struct Snapshot {
     pub tls: Vec<Option<Arc<ListenerTls>>>,
     /// In the order of the plan's upstreams; `Some` where the backends are spoken to with TLS.
     pub upstream_tls: Vec<Option<Arc<UpstreamTls>>>,
+    /// Where clients of SOCKS listeners may go.
+    pub acl: Arc<Acl>,
     /// Connections of the whole process.
     pub connections: Arc<Budget>,
+    /// UDP associations by user, or by source where there is none.
+    pub associations: Arc<SourceTable>,
     /// In the order of the plan's plugins.
     pub plugins: Vec<Arc<Process>>,
     /// By shard: which plugin it is in now. The same over all reloads.
@@ -97,6 +103,9 @@ pub enum Command {
     /// Look at sessions, whose ids come sorted: each answers for itself, as it gets its turn. The channel has room for all
     /// of them, and is closed when no more come.
     Look(Arc<[SessionId]>, Sender<(SessionId, Sight)>),
+    /// Some of the live sessions that have lasted for `age`: from a place in the shard's table on, `most` places. Answers
+    /// with the place where to go on, if there is one.
+    SomeSessions { from: usize, most: usize, age: Duration, reply: Reply<(Vec<Summary>, Option<usize>)> },
     /// Cut a session; answers whether the shard had it.
     Kill(SessionId, Reply<bool>),
     /// The histograms since the last time.

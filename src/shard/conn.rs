@@ -62,7 +62,7 @@ async fn establish(
     let mut greeted = greet(session, client, permit).await?;
     let reached = match session.listener().service {
         Service::Tcp => reach(session, &mut greeted).await?,
-        Service::Socks5 => socks::reach(session, &mut greeted).await?,
+        Service::Socks5 => Box::pin(socks::reach(session, &mut greeted)).await?,
     };
     let Opened { lines, is_refused } = open_plugins(session, &greeted, &reached)?;
     let (line_up, line_down) = lines.unzip();

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::command::{Handed, Snapshot};
-use crate::config::plan::AccessLog;
+use crate::config::plan::{AccessLog, Store};
 use crate::plugin::Instance;
 use crate::types::PluginIndex;
 use crate::upstream::balance::Picker;
@@ -42,6 +42,6 @@ impl Generation {
 
     /// Whether anybody wants to know of finished sessions.
     pub(super) fn keeps_summaries(&self) -> bool {
-        self.snapshot.plan.log.access != AccessLog::Off
+        self.snapshot.plan.log.access != AccessLog::Off || self.snapshot.plan.sessions.store != Store::Off
     }
 }

@@ -2,6 +2,7 @@
 //! the snapshot, the counters that it alone writes, and channels.
 
 mod accept;
+mod access;
 pub mod command;
 mod conn;
 mod errands;
@@ -246,6 +247,7 @@ impl Shard {
                     reply.send(self.sessions.borrow().iter().map(|(_, live)| live.summary(self)).collect());
                 }
                 Command::Look(ids, answers) => self.look(&ids, &answers),
+                Command::SomeSessions { from, most, age, reply } => reply.send(self.some_sessions(from, most, age)),
                 Command::Kill(id, reply) => reply.send(self.kill(id)),
                 Command::Latencies(reply) => reply.send(self.latencies.borrow_mut().take()),
                 Command::Done(ticket, answer) => self.errands.answer(ticket, answer),
@@ -281,7 +283,7 @@ impl Shard {
         self.keep_stocks(&generation);
         self.current.replace(Some(generation));
         self.queues.limits_changed();
-        self.ring.note_activity();
+        self.reevaluate();
     }
 
     /// Connections are made ahead for the backends that this generation wants them for.
@@ -340,6 +342,14 @@ impl Shard {
             }
         }
         self.ring.note_activity();
+    }
+
+    fn some_sessions(&self, from: usize, most: usize, age: Duration) -> (Vec<Summary>, Option<usize>) {
+        let (sessions, now) = (self.sessions.borrow(), self.ring.now());
+        // Free places are quickly passed over, but not for nothing.
+        let end = from.saturating_add(most).min(sessions.capacity());
+        let old = (from..end).filter_map(|key| sessions.get(key)).filter(|live| live.age(now) >= age);
+        (old.map(|live| live.summary(self)).collect(), (end < sessions.capacity()).then_some(end))
     }
 
     fn kill(&self, id: SessionId) -> bool {

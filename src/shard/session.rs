@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shard;
+use super::access::Asked;
 use super::generation::Generation;
 use crate::config::plan;
 use crate::policy::budget::Lease;
 use crate::policy::source::SourceLease;
 use crate::relay::{Cut, Direction};
 use crate::stats::counters::{Handshake, ListenerCounters, add, sub};
+use crate::stats::datagrams::Datagrams;
 use crate::stats::latency::Measure;
 use crate::stats::summary::{Summary, TlsFacts};
 use crate::types::{Blame, Client, ListenerIndex, Name, Protocol, Reason, Service, SessionId, Stage, State};
@@ -29,6 +31,8 @@ pub(super) struct Live {
     user: RefCell<Option<Name>>,
     /// Where it asked to go.
     target: RefCell<Option<Arc<str>>>,
+    /// What `[acl]` has judged.
+    asked: RefCell<Option<Asked>>,
     /// The ACL rule that decided.
     rule: RefCell<Option<Arc<str>>>,
     protocol: Cell<Protocol>,
@@ -45,6 +49,7 @@ pub(super) struct Live {
     first_byte: Cell<Option<Duration>>,
     bytes_up: Cell<u64>,
     bytes_down: Cell<u64>,
+    datagrams: Cell<[u64; 2]>,
     pub(super) cut: Cut,
 }
 
@@ -93,6 +98,19 @@ impl Live {
         self.generation.snapshot.plan.listeners[usize::from(self.listener.0)].service
     }
 
+    pub(super) fn asked(&self) -> Option<Asked> {
+        self.asked.borrow().clone()
+    }
+
+    pub(super) fn remote(&self) -> Option<SocketAddr> {
+        self.remote.get()
+    }
+
+    /// Notes the rule that decided.
+    pub(super) fn set_rule(&self, rule: Option<Arc<str>>) {
+        self.rule.replace(rule);
+    }
+
     pub(super) fn target(&self) -> Option<Arc<str>> {
         self.target.borrow().clone()
     }
@@ -107,6 +125,10 @@ impl Live {
 
     pub(super) fn backend(&self) -> Option<&Arc<BackendState>> {
         self.backend.get()
+    }
+
+    pub(super) fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.start)
     }
 
     pub(super) fn summary(&self, shard: &Shard) -> Summary {
@@ -132,6 +154,8 @@ impl Live {
             first_byte: self.first_byte.get(),
             bytes_up: self.bytes_up.get(),
             bytes_down: self.bytes_down.get(),
+            datagrams_up: self.datagrams.get()[0],
+            datagrams_down: self.datagrams.get()[1],
             state: State::Active,
             stage: self.stage.get(),
             blame: None,
@@ -155,6 +179,7 @@ impl Session {
             source: Cell::new(None),
             user: RefCell::default(),
             target: RefCell::default(),
+            asked: RefCell::default(),
             rule: RefCell::default(),
             protocol: Cell::new(Protocol::Tcp),
             tls: RefCell::default(),
@@ -168,6 +193,7 @@ impl Session {
             first_byte: Cell::new(None),
             bytes_up: Cell::new(0),
             bytes_down: Cell::new(0),
+            datagrams: Cell::default(),
             cut: Cut::default(),
         });
         add(&shard.stats().active, 1);
@@ -221,9 +247,14 @@ impl Session {
         self.live.target.replace(Some(target));
     }
 
+    /// Notes what is judged, so that it can be judged again.
+    pub(super) fn set_asked(&self, asked: Asked) {
+        self.live.asked.replace(Some(asked));
+    }
+
     /// Notes the rule that decided.
     pub(super) fn set_rule(&self, rule: Option<Arc<str>>) {
-        self.live.rule.replace(rule);
+        self.live.set_rule(rule);
     }
 
     pub(super) fn set_tls(&self, facts: TlsFacts) {
@@ -299,6 +330,26 @@ impl Session {
         }
     }
 
+    /// Counts datagrams that were sent on, with their payload, as [`Session::count`].
+    pub(super) fn count_datagrams(&self, direction: Direction, datagrams: i64, bytes: i64) {
+        self.count(direction, bytes);
+        let mut counts = self.live.datagrams.get();
+        counts[direction as usize] = counts[direction as usize].wrapping_add(datagrams as u64);
+        self.live.datagrams.set(counts);
+        let totals = self.datagrams();
+        let total = if direction == Direction::Up { &totals.up } else { &totals.down };
+        add(total, datagrams as u64);
+    }
+
+    /// The listener's counts of datagrams.
+    pub(super) fn datagrams(&self) -> &Datagrams {
+        &self.live.listener(&self.shard).datagrams
+    }
+
+    pub(super) fn set_protocol(&self, protocol: Protocol) {
+        self.live.protocol.set(protocol);
+    }
+
     pub(super) fn end(mut self, outcome: Outcome) {
         self.outcome = Some(outcome);
     }
@@ -317,8 +368,14 @@ impl Drop for Session {
         sub(&shard.stats().active, 1);
         sub(&counters.active, 1);
         match (outcome.state, outcome.blame) {
-            (State::Failed, Some(blame)) => add(&counters.failed[live.stage.get() as usize][blame as usize], 1),
-            (State::Rejected, _) => add(&counters.rejected[outcome.reason as usize], 1),
+            (State::Failed, Some(blame)) => {
+                add(&counters.failed[live.stage.get() as usize][blame as usize], 1);
+                add(&shard.stats().failed, 1);
+            }
+            (State::Rejected, _) => {
+                add(&counters.rejected[outcome.reason as usize], 1);
+                add(&shard.stats().rejected, 1);
+            }
             _ => add(&counters.closed, 1),
         }
         let mut latencies = shard.latencies.borrow_mut();
@@ -345,6 +402,7 @@ pub(super) fn reject(
 ) {
     let state = &generation.snapshot.listeners[usize::from(listener.0)];
     add(&state.counters[usize::from(shard.id().0)].rejected[reason as usize], 1);
+    add(&shard.stats().rejected, 1);
     if generation.keeps_summaries() {
         shard.record(Summary {
             id: shard.new_session_id(),
@@ -367,6 +425,8 @@ pub(super) fn reject(
             first_byte: None,
             bytes_up: 0,
             bytes_down: 0,
+            datagrams_up: 0,
+            datagrams_down: 0,
             state: State::Rejected,
             stage: Stage::Accept,
             blame: Some(Blame::Policy),

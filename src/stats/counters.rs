@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crossbeam::utils::CachePadded;
 use rustls::{HandshakeKind, ProtocolVersion};
 
+use super::datagrams::Datagrams;
 use crate::policy::budget::Budget;
 use crate::policy::rate::Rate;
 use crate::policy::source::SourceTable;
@@ -27,6 +28,9 @@ pub struct ShardStats {
     /// Sessions that are open now.
     pub active: AtomicU64,
     pub accepted: AtomicU64,
+    /// Sessions that failed, and connections that were refused.
+    pub failed: AtomicU64,
+    pub rejected: AtomicU64,
     pub bytes_up: AtomicU64,
     pub bytes_down: AtomicU64,
     /// Nanoseconds of CPU that the shard's thread has used, since start.
@@ -111,6 +115,8 @@ pub struct ListenerCounters {
     pub closed: AtomicU64,
     pub bytes_up: AtomicU64,
     pub bytes_down: AtomicU64,
+    /// Of UDP associations.
+    pub datagrams: Datagrams,
     /// Handshakes with clients, by [`Handshake`].
     pub handshakes: [AtomicU64; Handshake::ALL.len()],
     /// Refused by a limit or rule, by [`Reason`].
@@ -127,6 +133,7 @@ impl Default for ListenerCounters {
             closed: AtomicU64::default(),
             bytes_up: AtomicU64::default(),
             bytes_down: AtomicU64::default(),
+            datagrams: Datagrams::default(),
             handshakes: std::array::from_fn(|_| AtomicU64::default()),
             rejected: std::array::from_fn(|_| AtomicU64::default()),
             failed: std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::default())),

@@ -1,6 +1,7 @@
 //! Counting: per-shard atomics with one writer each, histograms, and the record of a finished session.
 
 pub mod counters;
+pub mod datagrams;
 pub mod latency;
 pub mod summary;
 pub mod totals;

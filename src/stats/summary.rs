@@ -40,6 +40,9 @@ pub struct Summary {
     pub bytes_up: u64,
     /// Upstream to client.
     pub bytes_down: u64,
+    /// Datagrams that were sent on; 0 where the protocol is not UDP.
+    pub datagrams_up: u64,
+    pub datagrams_down: u64,
     pub state: State,
     pub stage: Stage,
     /// `None` while active, and where nobody is to blame.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 use super::counters::{Handshake, ListenerState, ShardStats};
+use super::datagrams::DatagramTotals;
 use super::latency::{Latencies, Measure};
 use crate::policy::budget::Budget;
 use crate::types::{Blame, Reason, ShardId, Stage};
@@ -95,6 +96,8 @@ pub struct ListenerTotals {
     pub failed: Vec<Failed>,
     /// TLS handshakes with clients, by version and result; pairs that never came are left out.
     pub handshakes: Vec<Handshakes>,
+    /// Of UDP associations.
+    pub datagrams: DatagramTotals,
 }
 
 /// TLS handshakes of one kind.
@@ -233,6 +236,7 @@ impl ListenerTotals {
             totals.traffic.connections += read(&shard.accepted);
             totals.traffic.bytes_up += read(&shard.bytes_up);
             totals.traffic.bytes_down += read(&shard.bytes_down);
+            totals.datagrams.add(&shard.datagrams);
             for (reason, count) in Reason::ALL.iter().zip(&shard.rejected) {
                 let count = read(count);
                 if count > 0 {

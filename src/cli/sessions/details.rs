@@ -27,7 +27,15 @@ impl fmt::Display for Details<'_> {
             ("verdict", verdict),
             ("state", Some(format!("{}, stage {}", session.state, session.stage))),
             ("ended", ended),
-            ("listener", Some(format!("{} ({}, {})", session.listener, session.service, session.protocol))),
+            (
+                "listener",
+                Some(format!(
+                    "{} ({}{})",
+                    session.listener,
+                    session.service,
+                    if session.protocol == "udp" { ", udp" } else { "" }
+                )),
+            ),
             ("source", Some(session.source.clone())),
             ("peer", session.peer.clone()),
             ("user", session.user.clone()),

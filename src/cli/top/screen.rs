@@ -128,7 +128,7 @@ fn draw_trouble(frame: &mut Frame<'_>, area: Rect, samples: &Samples) {
                 ]);
             }
             let judged: usize = verdicts.counts.values().sum();
-            waited.push(format!("of the newest {judged} sessions").dim());
+            waited.push(format!("of {judged} sessions looked at").dim());
         }
     }
     let mut failed = vec!["failed by    ".dim()];
@@ -206,7 +206,7 @@ fn draw_backends(frame: &mut Frame<'_>, area: Rect, status: &Status, scroll: usi
         Constraint::Length(10),
         Constraint::Min(15),
         Constraint::Length(7),
-        Constraint::Length(6),
+        Constraint::Length(9),
         Constraint::Length(7),
         Constraint::Length(5),
         Constraint::Length(10),

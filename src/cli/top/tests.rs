@@ -80,7 +80,7 @@ fn a_frame_of_80_columns_shows_everything() {
         "50/s",
         "first_byte",
         "2.5 ms",
-        "clients 12  of the newest 200 sessions",
+        "clients 12  of 200 sessions looked at",
         "upstream 78 +58  in the last minute",
         "q quit",
     ] {

@@ -1,6 +1,7 @@
 //! Raw to plan: what the file means. Pure; every error is reported at its place, and a default stands in for what is
 //! wrong, so that the rest is looked at too.
 
+pub(super) mod acl;
 mod admin;
 mod auth;
 mod bounds;
@@ -9,6 +10,7 @@ mod hash;
 mod listener;
 mod plugin;
 mod proxy;
+mod sessions;
 mod socks;
 mod tls;
 mod upstream;
@@ -29,6 +31,8 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
     let engine = engine::engine(raw.engine.as_ref(), base, environment, report);
     let log = engine::log(raw.log.as_ref(), base, report);
     let admin = admin::admin(raw.admin.as_ref(), &engine.state_dir, report);
+    let sessions = sessions::sessions(raw.sessions.as_ref(), &engine.state_dir, report);
+    let telemetry = sessions::telemetry(raw.telemetry.as_ref(), report);
     let auth = auth::auth(raw.auth.as_ref(), report);
     let demo = engine::demo(raw.demo.as_ref(), report);
     let socks = socks::socks(raw.socks.as_ref(), report);
@@ -76,9 +80,12 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
         report
             .error(&(0..0), Wrong::new("there is no listener").hint("add a `[[listener]]`; see `arus example-config`"));
     }
+    let known: Vec<Name> =
+        raw_listeners.iter().filter_map(|raw| Some(raw.name.as_ref()?.get_ref().as_ref().into())).collect();
+    let acl = acl::acl(raw.acl.as_ref(), base, &known, report);
     scope.upstreams.warn_unused(report);
     scope.plugins.warn_unused(report);
-    Plan { engine, log, admin, listeners, upstreams, plugins, demo, socks, auth }
+    Plan { engine, log, admin, listeners, upstreams, plugins, demo, socks, auth, acl, sessions, telemetry }
 }
 
 /// Refuses a list of tables that is too long, at the first one too many; hands on those that may be.

@@ -88,6 +88,13 @@ impl fmt::Debug for Secret {
 }
 
 impl Auth {
+    /// The groups that the configuration gives a user.
+    #[must_use]
+    pub fn groups_of(&self, user: Option<&str>) -> &[Name] {
+        let known = self.users.iter().find(|known| Some(&*known.name) == user);
+        known.map_or(&[], |known| &known.groups)
+    }
+
     /// Whether anything is to be asked of PAM.
     #[must_use]
     pub fn needs_pam(&self) -> bool {

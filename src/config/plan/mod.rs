@@ -2,8 +2,10 @@
 //!
 //! A plan holds no descriptors and no resolved names; those are acquired by `control::prepare`.
 
+mod acl;
 mod admin;
 mod auth;
+mod sessions;
 mod socks;
 mod tls;
 
@@ -14,8 +16,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use acl::{Acl, AclFile};
 pub use admin::{Admin, AdminListen, AdminToken, AdminUser, PasswordHash, Scope, TokenDigest};
 pub use auth::{Auth, Failures, Method, PamService, Secret, User};
+pub use sessions::{Sessions, Store, Telemetry};
 pub use socks::{Commands, ProxyCredentials, Socks, UpstreamProxy};
 pub use tls::{ClientAuth, File, Identity, KeyPair, Place, TlsIn, TlsOut, TlsVersion, UnknownSni};
 
@@ -34,8 +38,11 @@ pub struct Plan {
     pub upstreams: Vec<Upstream>,
     /// Indexed by [`PluginIndex`].
     pub plugins: Vec<Plugin>,
+    pub sessions: Sessions,
+    pub telemetry: Telemetry,
     pub demo: Option<Demo>,
     pub socks: Socks,
+    pub acl: Acl,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -6,14 +6,19 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::diff::{diff, keep_fixed};
-use crate::config::plan::{AccessLog, Address, Balance, BusyPoll, OnDown, OnFault};
+use crate::config::plan::{AccessLog, Address, Balance, BusyPoll, OnDown, OnFault, Store};
 use crate::types::PluginIndex;
 
 #[test]
 fn defaults() {
-    let Plan { engine, log, admin, auth, listeners, upstreams, plugins, demo, socks } = plan(MINIMAL);
+    let Plan { engine, log, admin, auth, listeners, upstreams, plugins, sessions, telemetry, demo, socks, acl } =
+        plan(MINIMAL);
     assert_eq!((auth.methods.len(), auth.admits_anybody(), auth.needs_pam()), (1, true, false));
     assert_eq!((auth.failures.limit, auth.users.len(), &*auth.pam_service.name), (5, 0, "arus"));
+    assert_eq!(
+        (acl.default, acl.file, acl.reevaluate, acl.rules.len()),
+        (crate::policy::acl::Action::Block, None, true, 0)
+    );
     assert_eq!((socks.commands.words(), socks.socks4), (vec!["connect"], false));
     assert_eq!((socks.bind_timeout, socks.udp_idle), (Duration::from_secs(300), Duration::from_secs(120)));
     assert_eq!((engine.shards, engine.pin, engine.buffer_size), (None, true, 16_384));
@@ -26,6 +31,10 @@ fn defaults() {
     assert_eq!((listeners[0].backlog, listeners[0].fast_open, listeners[0].line), (4096, false, 1));
     assert_eq!(listeners[0].timeouts.idle, Duration::from_secs(600));
     assert!(listeners[0].plugins.is_empty() && plugins.is_empty());
+    assert_eq!(sessions.store, Store::Sqlite("/var/lib/arus/sessions.db".into()));
+    assert_eq!((sessions.batch_size, sessions.batch_interval, sessions.recent), (1000, Duration::from_secs(1), 10_000));
+    assert_eq!(sessions.retention, Duration::from_secs(90 * 24 * 3600));
+    assert_eq!((telemetry.max_events, telemetry.retention), (1000, Duration::from_secs(6 * 3600)));
     let upstream = &upstreams[0];
     assert_eq!((upstream.balance, upstream.retries, upstream.on_down), (Balance::RoundRobin, 2, OnDown::Keep));
     assert_eq!((upstream.resolve.ttl_min, upstream.resolve.ttl_max), (Duration::from_secs(1), Duration::from_secs(60)));
@@ -110,6 +119,8 @@ fn reloads_in_words() {
             "admin: token prometheus added",
             "auth: user alice added",
             "auth: user bob added",
+            "socks: advertise none -> 203.0.113.5",
+            "socks: upstream_proxy none -> socks5://user:***@host:1080",
             "upstream db: added",
             "plugin filter: added",
             "listener web: route from 10.0.0.0/8 for db.example.com or *.db.example.com speaking postgresql to db added",

@@ -3,6 +3,7 @@
 //! TLS and the PROXY protocol.
 #![allow(clippy::unwrap_used)]
 
+mod acl;
 mod auth;
 mod broken;
 mod meaning;

@@ -68,7 +68,7 @@ fn make_room(table: &mut HashMap<IpAddr, Instant>, now: Instant) {
 }
 
 /// Whoever has one IPv6 address mostly has a network of 64 bits.
-fn network(source: IpAddr) -> IpAddr {
+pub(super) fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) & (u128::MAX << 64))),
         v4 => v4,

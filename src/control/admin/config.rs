@@ -13,8 +13,8 @@ use serde_json::{Map, Value, json};
 
 use crate::config::plan::{
     AcceptProxy, AccessLog, Admin, AdminToken, AdminUser, Backend, Balance, BusyPoll, Demo, Engine, Health, Identity,
-    KeyPair, Level, Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy, Socks,
-    Timeouts, TlsIn, TlsOut, UnknownSni, Upstream, UpstreamProxy, Warm,
+    KeyPair, Level, Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy,
+    Sessions, Socks, Telemetry, Timeouts, TlsIn, TlsOut, UnknownSni, Upstream, UpstreamProxy, Warm,
 };
 use crate::control::handle::Control;
 use crate::types::UpstreamIndex;
@@ -26,8 +26,20 @@ pub(super) async fn show(State(control): State<Control>) -> Json<Value> {
 }
 
 fn plan(plan: &Plan) -> Value {
-    let Plan { engine: e, log: l, admin: a, listeners, upstreams, plugins, demo: d, socks: s, auth: authentication } =
-        plan;
+    let Plan {
+        engine: e,
+        log: l,
+        admin: a,
+        listeners,
+        upstreams,
+        plugins,
+        acl: rules,
+        sessions: finished,
+        telemetry: t,
+        demo: d,
+        socks: s,
+        auth: authentication,
+    } = plan;
     present(json!({
         "engine": engine(e),
         "log": log(l),
@@ -36,7 +48,10 @@ fn plan(plan: &Plan) -> Value {
         "listener": listeners.iter().map(|each| listener(each, plan)).collect::<Vec<_>>(),
         "upstream": upstreams.iter().map(upstream).collect::<Vec<_>>(),
         "socks": socks(s),
+        "acl": super::acl::shown(rules),
         "plugin": plugins.iter().map(plugin).collect::<Vec<_>>(),
+        "sessions": sessions(finished),
+        "telemetry": telemetry(t),
         "demo": d.as_ref().map(|Demo { hello, accept_proxy }| json!({ "hello": hello, "accept_proxy": accept_proxy })),
     }))
 }
@@ -123,6 +138,22 @@ fn admin(admin: &Admin) -> Value {
         "users": users.iter().map(user).collect::<Vec<_>>(),
         "tokens": tokens.iter().map(token).collect::<Vec<_>>(),
     })
+}
+
+fn sessions(sessions: &Sessions) -> Value {
+    let Sessions { store, batch_size, batch_interval, retention, recent } = sessions;
+    json!({
+        "store": store.words(),
+        "batch_size": batch_size,
+        "batch_interval": duration(*batch_interval),
+        "retention": duration(*retention),
+        "recent": recent,
+    })
+}
+
+fn telemetry(telemetry: &Telemetry) -> Value {
+    let Telemetry { max_events, retention } = telemetry;
+    json!({ "max_events": max_events, "retention": duration(*retention) })
 }
 
 fn listener(listener: &Listener, plan: &Plan) -> Value {

@@ -1,9 +1,10 @@
 //! Trying a connection from where arus runs: to an address, or to each backend of an upstream until one answers.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
@@ -13,7 +14,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
+use super::attempts::{Attempts, TooMany};
 use super::refusal::{Problem, Refusal};
+use super::serve::Peer;
 use crate::config::plan::Address;
 use crate::control::handle::Control;
 use crate::limits;
@@ -21,6 +24,8 @@ use crate::types::Endpoint;
 
 /// Tries at once.
 static TRIES: Semaphore = Semaphore::const_new(8);
+/// Tries of one caller in a row, and how long until there may be another: no port scanner.
+static PACE: LazyLock<Attempts> = LazyLock::new(|| Attempts::new(60, Duration::from_secs(1)));
 const TIMEOUT_MS: u64 = 3000;
 const LONGEST_MS: u64 = 30_000;
 /// Backends and addresses of one try.
@@ -64,10 +69,11 @@ pub(super) struct Outcome {
     (status = 400, description = "Not such a body, or no such address", body = Problem),
     (status = 404, description = "No such upstream", body = Problem),
     (status = 415, description = "Not application/json", body = Problem),
-    (status = 429, description = "Too many tries at once", body = Problem),
+    (status = 429, description = "Too many tries, in all or of this caller", body = Problem),
 ))]
 pub(super) async fn connect(
     State(control): State<Control>,
+    peer: Option<Extension<Peer>>,
     ask: Result<Json<Ask>, JsonRejection>,
 ) -> Result<Json<Outcome>, Refusal> {
     let Json(ask) = ask?;
@@ -89,7 +95,11 @@ pub(super) async fn connect(
     if !(1..=LONGEST_MS).contains(&timeout_ms) {
         return Err(bad(format!("timeout_ms is 1 to {LONGEST_MS}")));
     }
-    let Ok(_try) = TRIES.try_acquire() else { return Err(Refusal::too_many(Duration::ZERO)) };
+    let busy =
+        |seconds| Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many tries of connections").retry_after(seconds);
+    let caller = peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |Extension(Peer(address))| address.ip());
+    PACE.take(caller, Instant::now()).map_err(|TooMany(wait)| busy(wait.as_secs() + 1))?;
+    let Ok(_try) = TRIES.try_acquire() else { return Err(busy(1)) };
     let begun = Instant::now();
     let tried = tokio::time::timeout(Duration::from_millis(timeout_ms), first(&targets)).await;
     let failed = |error: String| Outcome { success: false, latency_ms: None, address: None, error: Some(error) };

@@ -4,6 +4,7 @@
 //! Handlers read atomics and the current view, and ask shards by command with a deadline; nothing here can hold up a
 //! shard. What a peer may use of arus is bounded in `serve`.
 
+mod acl;
 mod ask;
 mod attempts;
 mod config;
@@ -11,13 +12,16 @@ mod connect;
 mod dashboard;
 mod door;
 pub(super) mod entrance;
+pub mod events;
 mod headers;
+pub mod history;
 mod login;
 mod logins;
 mod metrics;
 mod openapi;
 mod orders;
 mod origin;
+pub mod overview;
 pub mod plugins;
 mod refusal;
 pub(super) mod secret;
@@ -27,6 +31,7 @@ mod shards;
 pub mod status;
 pub(super) mod token;
 pub mod verdict;
+mod wanted;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,11 +89,16 @@ fn endpoints() -> OpenApiRouter<Api> {
         .routes(routes!(orders::order))
         .routes(routes!(plugins::show))
         .routes(routes!(sessions::list))
+        .routes(routes!(overview::show))
+        .routes(routes!(events::list))
+        .routes(routes!(history::show))
         .routes(routes!(verdict::list))
         .routes(routes!(sessions::show, sessions::kill))
         .routes(routes!(reload))
         .routes(routes!(drain))
         .routes(routes!(config::show))
+        .routes(routes!(acl::rules))
+        .routes(routes!(acl::test))
         .routes(routes!(connect::connect))
 }
 
@@ -98,6 +108,7 @@ fn router(api: Api) -> Router {
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "no such endpoint"))
         .method_not_allowed_fallback(async || Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method"))
         .with_state(api)
+        .layer(from_fn(refusal::in_our_shape))
         .layer(from_fn(serve::take_body))
 }
 

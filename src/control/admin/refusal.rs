@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use axum::extract::Request;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Json, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -51,6 +53,22 @@ impl Refusal {
         self.headers.push((header::RETRY_AFTER, HeaderValue::from(seconds)));
         self
     }
+}
+
+/// Brings what axum refuses by itself, in plain text, into the shape of all other refusals.
+pub(super) async fn in_our_shape(request: Request, next: Next) -> Response {
+    /// Of such a text; it may repeat a part of the request.
+    const MOST: usize = 16 * 1024;
+    let response = next.run(request).await;
+    let code = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    if !(code.is_client_error() || code.is_server_error())
+        || !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"))
+    {
+        return response;
+    }
+    let text = axum::body::to_bytes(response.into_body(), MOST).await.unwrap_or_default();
+    Refusal::new(code, String::from_utf8_lossy(&text)).into_response()
 }
 
 impl IntoResponse for Refusal {

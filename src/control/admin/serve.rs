@@ -25,6 +25,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 
+use super::attempts::network;
 use super::refusal::Refusal;
 
 /// What a peer of the API may use.
@@ -32,7 +33,7 @@ use super::refusal::Refusal;
 pub(super) struct Bounds {
     /// At once; more wait in the accept queue.
     pub(super) connections: usize,
-    /// At once from one address; more are closed.
+    /// At once from one address, or IPv6 network of 64 bits; more are closed.
     pub(super) per_source: usize,
     /// From the connection, or the last answer, to the end of the next request's headers.
     pub(super) header_timeout: Duration,
@@ -131,6 +132,7 @@ struct Place(Arc<Sources>, IpAddr);
 
 impl Sources {
     fn enter(sources: &Arc<Self>, source: IpAddr, most: usize) -> Option<Place> {
+        let source = network(source);
         let mut counts = sources.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(source).or_default();
         if *count >= most {

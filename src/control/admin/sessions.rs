@@ -1,4 +1,4 @@
-//! Sessions: the live ones, asked from the shards, and cutting one.
+//! Sessions: the live ones, asked from the shards, and those that have ended, from the store; and cutting one.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,15 +7,18 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Json;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::ask::{Answers, ask_all};
 use super::refusal::{Problem, Refusal};
-use super::verdict::{Found, Held, Tcp, Verdict, examine};
+use super::verdict::{Found as Seen, Held, Tcp, Verdict, examine};
+use super::wanted::{Question, Wanted};
 use crate::control::handle::Control;
+use crate::control::store::{Found, Store, Unanswered};
 use crate::shard::command::Command;
 use crate::stats::summary::Summary;
 use crate::types::SessionId;
+use crate::types::State::Active;
 
 /// One session, in the words of the API.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -61,54 +64,59 @@ pub struct Session {
     pub held: Option<Held>,
 }
 
-/// A page of sessions, newest first.
+/// A page of sessions.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Page {
     pub data: Vec<Session>,
     /// On all pages together.
-    pub total: usize,
+    pub total: u64,
     pub page: usize,
     pub page_size: usize,
-    /// Shards that did not answer in time: their sessions are not counted in `total`.
+    /// Shards that did not answer in time: their live sessions are not counted in `total`.
     pub missing_shards: Vec<u16>,
 }
 
 /// The largest page.
 pub const PAGE_SIZE: usize = 10_000;
 
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields, default)]
-#[into_params(parameter_in = Query)]
-pub(super) struct Wanted {
-    page: usize,
-    page_size: usize,
-}
-
-impl Default for Wanted {
-    fn default() -> Self {
-        Self { page: 1, page_size: 100 }
-    }
-}
-
-/// Live sessions, newest first.
-#[utoipa::path(get, path = "/api/v1/sessions", tag = "sessions", params(Wanted), responses((status = 200, body = Page)))]
+/// Live sessions and those that have ended.
+#[utoipa::path(get, path = "/api/v1/sessions", tag = "sessions", params(Wanted), responses((status = 200, body = Page), (status = 400, body = Problem), (status = 503, body = Problem), (status = 504, body = Problem)))]
 pub(super) async fn list(
     State(control): State<Control>,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<Page>, Refusal> {
-    let Query(Wanted { page, page_size }) =
-        wanted.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.body_text()))?;
-    if page == 0 || page_size == 0 || page_size > PAGE_SIZE {
-        let message = format!("page counts from 1, and page_size is 1 to {PAGE_SIZE}");
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, message));
+    let Query(wanted) = wanted.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Question { filter, order, page, page_size } = wanted.question(SystemTime::now())?;
+    let Answers { given, missing } = match filter.state {
+        None | Some(Active) => live(&control).await,
+        // Nobody has to be asked.
+        Some(_) => Answers { given: Vec::new(), missing: Vec::new() },
+    };
+    let skip = (page - 1).saturating_mul(page_size);
+    let Found { sessions, total } = settled(&control).await?.list(given, filter, order, skip, page_size).await?;
+    Ok(Json(Page { data: sessions, total, page, page_size, missing_shards: missing }))
+}
+
+pub(super) async fn live(control: &Control) -> Answers<Summary> {
+    let Answers { given, missing } = ask_all(control, Command::Sessions).await;
+    Answers { given: given.into_iter().flatten().collect(), missing }
+}
+
+/// The store, with what has ended before now.
+pub(super) async fn settled(control: &Control) -> Result<&Store, Refusal> {
+    let store = control.store().ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "arus is starting"))?;
+    store.settle().await;
+    Ok(store)
+}
+
+impl From<Unanswered> for Refusal {
+    fn from(unanswered: Unanswered) -> Self {
+        let code = match unanswered {
+            Unanswered::TooSlow => StatusCode::GATEWAY_TIMEOUT,
+            Unanswered::Unreadable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(code, unanswered.to_string())
     }
-    let Answers { given, missing } = ask_all(&control, Command::Sessions).await;
-    let mut live: Vec<Summary> = given.into_iter().flatten().collect();
-    // UUIDv7: the order of ids is the order of starts.
-    live.sort_unstable_by_key(|summary| std::cmp::Reverse(summary.id.0));
-    let from = (page - 1).saturating_mul(page_size);
-    let data = live.iter().skip(from).take(page_size).map(describe).collect();
-    Ok(Json(Page { data, total: live.len(), page, page_size, missing_shards: missing }))
 }
 
 /// One session.
@@ -119,15 +127,17 @@ pub(super) async fn list(
 ))]
 pub(super) async fn show(State(control): State<Control>, Path(id): Path<String>) -> Result<Json<Session>, Refusal> {
     let id = parse(&id)?;
-    let Answers { given, missing } = ask_all(&control, Command::Sessions).await;
-    match given.into_iter().flatten().find(|summary| summary.id == id) {
-        Some(summary) => {
-            let mut session = describe(&summary);
-            if let Some(Found { tcp, held, verdict }) = examine(&control, &summary).await {
-                (session.tcp, session.held, session.verdict) = (Some(tcp), Some(held), Some(verdict));
-            }
-            Ok(Json(session))
+    let Answers { given, missing } = live(&control).await;
+    if let Some(summary) = given.into_iter().find(|summary| summary.id == id) {
+        let mut session = describe(&summary);
+        if let Some(Seen { tcp, held, verdict }) = examine(&control, &summary).await {
+            (session.tcp, session.held, session.verdict) = (Some(tcp), Some(held), Some(verdict));
         }
+        return Ok(Json(session));
+    }
+    match settled(&control).await?.find(id).await? {
+        Some(session) => Ok(Json(session)),
+        None if missing.is_empty() => Err(Refusal::new(StatusCode::NOT_FOUND, format!("no session {id}"))),
         None => Err(not_found(id, &missing)),
     }
 }
@@ -169,7 +179,7 @@ fn not_found(id: SessionId, missing: &[u16]) -> Refusal {
     }
 }
 
-fn describe(summary: &Summary) -> Session {
+pub(in crate::control) fn describe(summary: &Summary) -> Session {
     let ended = summary.reason.is_some();
     let tls = summary.tls.as_deref();
     Session {
@@ -207,11 +217,11 @@ fn describe(summary: &Summary) -> Session {
     }
 }
 
-pub(super) fn rfc3339(time: SystemTime) -> String {
+pub(in crate::control) fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// Milliseconds to the microsecond, as a number that JSON prints short.
-fn millis(duration: Duration) -> f64 {
+pub(in crate::control) fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }

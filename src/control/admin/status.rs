@@ -20,7 +20,8 @@ pub use super::shards::{Buffers, Shard};
 use crate::config::plan::Identity;
 use crate::control::handle::Control;
 use crate::control::tls::date;
-use crate::control::{logging, recorder};
+use crate::control::{logging, recorder, store};
+use crate::stats::datagrams::DatagramTotals;
 use crate::stats::totals::{
     BackendTotals, LatencyTotals, ListenerTotals, Reloads, Totals as Reading, Traffic, UpstreamTotals,
 };
@@ -40,6 +41,9 @@ pub struct Status {
     #[schema(value_type = Option<String>)]
     pub config: Option<PathBuf>,
     pub totals: Totals,
+    /// Of finished sessions.
+    #[serde(default)]
+    pub store: Option<Store>,
     pub limits: Limits,
     /// By stage: connect, first_byte, session; since the start, up to a second old.
     pub latency: BTreeMap<String, Latency>,
@@ -49,6 +53,22 @@ pub struct Status {
     /// Those in force; their counts are of all configurations with a plugin of that name.
     #[serde(default)]
     pub plugins: Vec<Plugin>,
+}
+
+/// Where finished sessions go, and how that goes.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct Store {
+    /// As in the configuration.
+    pub store: String,
+    /// ok | opening | trouble | memory | off
+    pub state: String,
+    pub error: Option<String>,
+    /// Records that the database took since the start.
+    pub written: u64,
+    /// Records that wait for it.
+    pub waiting: usize,
+    /// Records that no database took.
+    pub dropped: u64,
 }
 
 /// Payload, and how fast it flows.
@@ -121,9 +141,24 @@ pub struct Listener {
     /// TLS handshakes with clients; kinds that never came are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub handshakes: Vec<Handshakes>,
+    /// Where there were UDP associations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datagrams: Option<Datagrams>,
     /// Those in use, where TLS is terminated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<Certificate>,
+}
+
+/// Datagrams of UDP associations.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Datagrams {
+    /// Open now.
+    pub associations: u64,
+    /// Sent on.
+    pub up: u64,
+    pub down: u64,
+    /// Not sent on, by reason; those that never happened are left out.
+    pub dropped: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -233,6 +268,7 @@ fn status(control: &Control) -> Status {
         draining: reading.draining,
         config: control.config().cloned(),
         totals: totals(&reading),
+        store: control.store().map(|store| store.state().into()),
         limits: Limits {
             connections: Use { used: u64::from(reading.connections), limit: Some(reading.max_connections) },
             descriptors: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft),
@@ -259,6 +295,13 @@ fn totals(reading: &Reading) -> Totals {
         summaries_dropped: reading.shards.iter().map(|shard| shard.summaries_dropped).sum(),
         access_lines_unwritten: recorder::unwritten_lines(),
         log_lines_dropped: logging::dropped_lines(),
+    }
+}
+
+impl From<store::State> for Store {
+    fn from(state: store::State) -> Self {
+        let store::State { store, state, error, written, waiting, dropped } = state;
+        Self { store, state: state.into(), error, written, waiting, dropped }
     }
 }
 
@@ -292,8 +335,17 @@ impl From<ListenerTotals> for Listener {
             rejected: listener.rejected.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
             failed: failed.collect(),
             handshakes: handshakes.collect(),
+            datagrams: (!listener.datagrams.is_empty()).then(|| listener.datagrams.into()),
             certificates: Vec::new(),
         }
+    }
+}
+
+impl From<DatagramTotals> for Datagrams {
+    fn from(totals: DatagramTotals) -> Self {
+        let DatagramTotals { associations, up, down, dropped } = totals;
+        let dropped = dropped.into_iter().map(|(why, count)| (why.to_owned(), count)).collect();
+        Self { associations, up, down, dropped }
     }
 }
 

@@ -102,7 +102,7 @@ pub struct Verdicts {
     pub data: Vec<Judged>,
     /// By who is waited for.
     pub counts: HashMap<String, usize>,
-    /// Live sessions in all, of which the newest 200 are judged unless `ids` names others.
+    /// Live sessions in all, of which 200 are judged, taken evenly by age, unless `ids` names others.
     pub live: usize,
     pub missing_shards: Vec<u16>,
 }
@@ -120,7 +120,7 @@ pub struct Judged {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
-    /// Separated by commas; absent: the newest.
+    /// Separated by commas; absent: up to 200 of all, taken evenly by age.
     ids: Option<String>,
 }
 
@@ -149,9 +149,11 @@ pub(super) async fn list(
     let total = live.len();
     match &ids {
         Some(ids) => live.retain(|summary| ids.contains(&summary.id)),
-        None => live.sort_unstable_by_key(|summary| std::cmp::Reverse(summary.id)),
+        None => {
+            live.sort_unstable_by_key(|summary| std::cmp::Reverse(summary.id));
+            live = spread(live);
+        }
     }
-    live.truncate(MOST);
     let [before, now] = look_twice(&control, &live).await;
     let mut counts = HashMap::new();
     let judged = live.iter().filter_map(|summary| {
@@ -168,6 +170,15 @@ pub(super) async fn list(
     });
     let data = judged.collect();
     Ok(Json(Verdicts { data, counts, live: total, missing_shards: missing }))
+}
+
+/// As many as are looked at, taken evenly, so that they speak for all.
+fn spread<T>(mut live: Vec<T>) -> Vec<T> {
+    let total = live.len();
+    let mut index = 0..total;
+    // Of `total` places, those where a multiple of `total / MOST` is passed.
+    live.retain(|_| index.next().is_some_and(|at| total <= MOST || (at + 1) * MOST / total > at * MOST / total));
+    live
 }
 
 fn verdict(control: &Control, summary: &Summary, before: &Sight, now: &Sight) -> Verdict {
@@ -243,4 +254,20 @@ async fn gather(received: Receiver<(SessionId, Sight)>) -> Sights {
         sights
     });
     gathered.await.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_of_every_age_are_looked_at() {
+        assert_eq!(spread(Vec::<usize>::new()).len(), 0);
+        assert_eq!(spread((0..MOST).collect()).len(), MOST);
+        for count in [201, 399, 400, 10_001] {
+            let some = spread((0..count).collect());
+            assert_eq!(some.len(), MOST, "of {count}");
+            assert!(some[0] <= count / MOST && some[MOST - 1] == count - 1, "{count}: {some:?}");
+        }
+    }
 }

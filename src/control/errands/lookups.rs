@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::control::resolver::{Family, System, order};
+use crate::net;
 use crate::types::Name;
 
 /// Names that are remembered.
@@ -101,7 +102,7 @@ impl Lookups {
             }
         };
         let (v6, v4) = (found(answer.v6), found(answer.v4));
-        let addresses = order::order(&v6, &v4, order::is_routed);
+        let addresses = order::order(&v6, &v4, net::is_routed);
         (addresses.into(), kept.unwrap_or(KEPT_NOTHING))
     }
 

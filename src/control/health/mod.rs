@@ -10,10 +10,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::events::{Category, Events, Severity};
 use super::resolver::Known;
 use crate::config::plan;
 use crate::shard::command::{Command, Mailbox, Snapshot};
@@ -28,6 +30,7 @@ const JITTER: f64 = 0.1;
 pub(super) struct Checks {
     known: Known,
     shards: Arc<[Mailbox]>,
+    events: Events,
     in_flight: Arc<Semaphore>,
     checked: HashMap<BackendId, Checked>,
 }
@@ -45,8 +48,8 @@ impl Drop for Checked {
 }
 
 impl Checks {
-    pub(super) fn new(known: Known, shards: Arc<[Mailbox]>) -> Self {
-        Self { known, shards, in_flight: Arc::new(Semaphore::new(IN_FLIGHT)), checked: HashMap::new() }
+    pub(super) fn new(known: Known, shards: Arc<[Mailbox]>, events: Events) -> Self {
+        Self { known, shards, events, in_flight: Arc::new(Semaphore::new(IN_FLIGHT)), checked: HashMap::new() }
     }
 
     /// Checks the backends of a snapshot, and no others from now on. Must be called inside the runtime.
@@ -83,6 +86,7 @@ impl Checks {
             terms: terms.clone(),
             known: self.known.clone(),
             shards: Arc::clone(&self.shards),
+            events: self.events.clone(),
             in_flight: Arc::clone(&self.in_flight),
         };
         let task = tokio::spawn(rounds.run(is_new));
@@ -96,6 +100,7 @@ struct Rounds {
     terms: Terms,
     known: Known,
     shards: Arc<[Mailbox]>,
+    events: Events,
     in_flight: Arc<Semaphore>,
 }
 
@@ -127,11 +132,18 @@ impl Rounds {
             Ok(()) if flips => {
                 self.backend.set_health(Health::Up);
                 tracing::info!(%upstream, backend = %address, "backend is up");
+                let details = json!({ "upstream": **upstream, "backend": address.to_string() });
+                let message = format!("backend {address} of {upstream} is up");
+                self.events.say(Severity::Info, Category::Backend, message, details);
                 self.shards.iter().for_each(|shard| shard.hint(Command::SlotFreed(*id)));
             }
             Err(reason) if flips => {
                 self.backend.set_health(Health::Down);
-                tracing::warn!(%upstream, backend = %address, reason = reason.to_string(), "backend is down");
+                let reason = reason.to_string();
+                tracing::warn!(%upstream, backend = %address, reason, "backend is down");
+                let details = json!({ "upstream": **upstream, "backend": address.to_string(), "reason": reason });
+                let message = format!("backend {address} of {upstream} is down: {reason}");
+                self.events.say(Severity::Warning, Category::Backend, message, details);
                 for shard in self.shards.iter() {
                     if let Err(error) = shard.send(Command::BackendDown(*id)) {
                         tracing::warn!(%upstream, backend = %address, %error, "a shard was not told");

@@ -1,7 +1,7 @@
 //! Checks against listeners that answer, refuse, stay silent or lie.
 use super::check::{Target, one};
 use super::*;
-use crate::config::plan::{Address, Plan, ProxyTlvs, SendProxy};
+use crate::config::plan::{Address, Plan, ProxyTlvs, SendProxy, Telemetry};
 use crate::control::fixture::{at, host, plan, snapshot};
 use crate::control::resolver::Resolver;
 use crate::shard::command::Inbox;
@@ -35,7 +35,8 @@ fn checks() -> (Checks, Inbox) {
     let (mailbox, inbox) = Mailbox::new().unwrap();
     let shards: Arc<[Mailbox]> = Arc::from([mailbox]);
     let resolver = Resolver::new(Arc::clone(&shards));
-    (Checks::new(resolver.known().clone(), shards), inbox)
+    let events = Events::new(Telemetry { max_events: 100, retention: Duration::from_secs(3600) });
+    (Checks::new(resolver.known().clone(), shards, events), inbox)
 }
 
 async fn until(backend: &BackendState, health: Health) {

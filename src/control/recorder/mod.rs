@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, after, bounded, never, select, unbounded};
 
+use super::store::Store;
 use super::users;
 use crate::config::plan::{Log, LogFormat};
 use crate::stats::counters::ShardStats;
@@ -26,6 +27,8 @@ pub(super) const CAPACITY: usize = 16 * 1024;
 const PAUSE: Duration = Duration::from_millis(20);
 /// Bytes of a batch: one write.
 const BATCH_BYTES: usize = 256 * 1024;
+/// Records that are put on the shelf at once.
+const BATCH_RECORDS: usize = 1024;
 /// How often losses are said.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -50,6 +53,8 @@ pub(super) struct Recorder {
 enum Order {
     /// Write elsewhere, or to the same file opened anew (log rotation).
     Use(Sink, LogFormat),
+    /// Answer once everything that has come is on the store's shelf.
+    Settle(Sender<()>),
     Finish,
 }
 
@@ -60,10 +65,11 @@ impl Recorder {
         sink: Sink,
         format: LogFormat,
         shards: Vec<Arc<ShardStats>>,
+        store: Option<Store>,
     ) -> io::Result<Self> {
         let (orders, receiver) = unbounded();
         let (done, finished) = bounded::<()>(1);
-        let mut journal = Journal { sink, format, shards, lost: Losses::new() };
+        let mut journal = Journal { sink, format, shards, store, lost: Losses::new() };
         let thread = std::thread::Builder::new().name("recorder".into()).spawn(move || {
             journal.run(&summaries, &receiver);
             drop(done);
@@ -79,10 +85,29 @@ impl Recorder {
         }
     }
 
+    /// Something to ask by that all sessions which have ended so far be on the shelf.
+    pub(super) fn settler(&self) -> Settler {
+        Settler(self.orders.clone())
+    }
+
     /// Writes what is left, waiting for a blocked log only so long.
     pub(super) fn finish(self, wait: Duration) {
         let _ = self.orders.send(Order::Finish);
         let _ = self.finished.recv_timeout(wait);
+    }
+}
+
+/// See [`Recorder::settler`].
+#[derive(Debug, Clone)]
+pub(in crate::control) struct Settler(Sender<Order>);
+
+impl Settler {
+    /// Waits until what has ended is on the shelf, or so long; a blocked access log may hold it up.
+    pub(super) fn settle(&self, wait: Duration) {
+        let (reply, settled) = bounded(1);
+        if self.0.send(Order::Settle(reply)).is_ok() {
+            let _ = settled.recv_timeout(wait);
+        }
     }
 }
 
@@ -91,6 +116,7 @@ struct Journal {
     sink: Sink,
     format: LogFormat,
     shards: Vec<Arc<ShardStats>>,
+    store: Option<Store>,
     lost: Losses,
 }
 
@@ -112,6 +138,14 @@ impl Journal {
                 },
                 recv(orders) -> order => match order {
                     Ok(Order::Use(sink, format)) => (self.sink, self.format) = (sink, format),
+                    Ok(Order::Settle(reply)) => {
+                        // Not what comes meanwhile: it has no end.
+                        for _ in 0..summaries.len() {
+                            let Ok(summary) = summaries.try_recv() else { break };
+                            self.write_batch(summary, summaries, &mut batch);
+                        }
+                        let _ = reply.try_send(());
+                    }
                     Ok(Order::Finish) | Err(_) => {
                         while let Ok(summary) = summaries.try_recv() {
                             self.write_batch(summary, summaries, &mut batch);
@@ -130,13 +164,24 @@ impl Journal {
         batch.clear();
         let mut lines = 0;
         let mut next = Some(first);
+        let mut finished = Vec::new();
         while let Some(summary) = next {
             users::note(&summary);
             if !self.sink.is_off() {
                 line::append(batch, &summary, self.format);
                 lines += 1;
             }
-            next = if batch.len() < BATCH_BYTES { summaries.try_recv().ok() } else { None };
+            if self.store.is_some() {
+                finished.push(Arc::new(summary));
+            }
+            next = if batch.len() < BATCH_BYTES && finished.len() < BATCH_RECORDS {
+                summaries.try_recv().ok()
+            } else {
+                None
+            };
+        }
+        if let Some(store) = &self.store {
+            store.put(finished);
         }
         if let Err(unwritten) = self.sink.write(batch, lines) {
             self.lost.unwritten(unwritten.lines, &unwritten.error);
@@ -231,6 +276,8 @@ pub(super) mod tests {
             first_byte: None,
             bytes_up: 12,
             bytes_down: 345,
+            datagrams_up: 0,
+            datagrams_down: 0,
             state: State::Closed,
             stage: Stage::Relay,
             blame: Some(Blame::Client),
@@ -246,7 +293,7 @@ pub(super) mod tests {
     fn recorder(path: &Path) -> (Sender<Summary>, Recorder) {
         let (sender, receiver) = bounded(CAPACITY);
         let sink = Sink::open(&log(path).access).unwrap();
-        (sender, Recorder::spawn(receiver, sink, LogFormat::Text, Vec::new()).unwrap())
+        (sender, Recorder::spawn(receiver, sink, LogFormat::Text, Vec::new(), None).unwrap())
     }
 
     fn lines(path: &Path) -> usize {
@@ -286,7 +333,8 @@ pub(super) mod tests {
     #[test]
     fn a_full_disk_is_counted_and_blocks_nobody() {
         let sink = Sink::open(&AccessLog::File("/dev/full".into())).unwrap();
-        let mut journal = Journal { sink, format: LogFormat::Text, shards: Vec::new(), lost: Losses::new() };
+        let mut journal =
+            Journal { sink, format: LogFormat::Text, shards: Vec::new(), store: None, lost: Losses::new() };
         let (sender, summaries) = bounded(CAPACITY);
         (0..9).for_each(|_| sender.send(summary("web")).unwrap());
         journal.write_batch(summary("web"), &summaries, &mut Vec::new());
@@ -302,7 +350,8 @@ pub(super) mod tests {
     #[test]
     fn switched_off_it_only_takes() {
         let sink = Sink::open(&AccessLog::Off).unwrap();
-        let mut journal = Journal { sink, format: LogFormat::Json, shards: Vec::new(), lost: Losses::new() };
+        let mut journal =
+            Journal { sink, format: LogFormat::Json, shards: Vec::new(), store: None, lost: Losses::new() };
         let (sender, summaries) = bounded(CAPACITY);
         sender.send(summary("web")).unwrap();
         let mut batch = Vec::new();

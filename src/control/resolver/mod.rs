@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::plan::{Address, Resolve};
+use crate::net;
 use crate::shard::command::{Command, Mailbox, Snapshot};
 use crate::types::Name;
 use crate::upstream::state::BackendId;
@@ -255,7 +256,7 @@ impl Record {
             return Verdict::Same { wait };
         }
         (self.v6, self.v4) = (v6, v4);
-        self.addresses = order::order(&self.v6, &self.v4, order::is_routed);
+        self.addresses = order::order(&self.v6, &self.v4, net::is_routed);
         Verdict::Changed { wait }
     }
 

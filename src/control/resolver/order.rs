@@ -1,6 +1,6 @@
 //! In which order the addresses of a host are tried.
 
-use std::net::{IpAddr, UdpSocket};
+use std::net::IpAddr;
 
 use crate::limits;
 
@@ -46,12 +46,6 @@ fn interleave(first: &[IpAddr], second: &[IpAddr]) -> Vec<IpAddr> {
     (0..longer).flat_map(|i| [first.get(i), second.get(i)]).flatten().copied().collect()
 }
 
-/// Whether the routing table has a way to an address. Connecting a UDP socket asks it and sends nothing.
-pub(in crate::control) fn is_routed(address: IpAddr) -> bool {
-    let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    UdpSocket::bind(any).is_ok_and(|socket| socket.connect((address, 9)).is_ok())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -83,10 +77,5 @@ mod tests {
         let ordered = order(&addresses(&["2001:db8::1"]), &many, |_| true);
         assert_eq!(ordered.len(), limits::ADDRESSES_PER_HOST);
         assert!(ordered[0].is_ipv6());
-    }
-
-    #[test]
-    fn loopback_is_routed() {
-        assert!(is_routed("127.0.0.1".parse().unwrap()));
     }
 }

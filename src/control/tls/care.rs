@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::{Store, identity, self_signed};
 use crate::config::plan::{Identity, KeyPair, TlsIn};
+use crate::control::events::{Category, Events, Severity};
 use crate::control::handle::Control;
 use crate::control::watch::{Content, Watch};
 use crate::shard::command::Snapshot;
@@ -112,6 +114,7 @@ pub(super) fn take_up(control: &Control, snapshot: &Snapshot, changed: &[PathBuf
         }
     }
     needs_reload
+        | snapshot.plan.acl.file.as_ref().is_some_and(|file| has_changed(&file.path))
         | snapshot.plan.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref()).any(|tls| {
             let own = tls.certificate.iter().flat_map(|pair| [&pair.certificates, &pair.key]);
             tls.ca.iter().chain(own).any(|file| has_changed(&file.path))
@@ -155,11 +158,17 @@ fn load(control: &Control, listener: &str, pair: &KeyPair) -> Option<Certificate
             let names = names.join(" ");
             tracing::info!(listener, subject, names, not_after = identity::date(*not_after), "new certificate in use");
             control.pending().remove(&paths(pair));
+            let details = json!({ "listener": listener, "subject": subject, "names": names, "not_after": identity::date(*not_after) });
+            let message = format!("new certificate of {subject} in use");
+            control.events().say(Severity::Info, Category::Certificate, message, details);
             Some(certificate)
         }
         Err(problems) => {
             let reasons: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
             control.pending().insert(paths(pair), reasons.join("; "));
+            let details = json!({ "listener": listener, "errors": reasons });
+            let message = "changed certificate not usable; the one before stays";
+            control.events().say(Severity::Warning, Category::Certificate, message, details);
             for problem in &problems {
                 tracing::warn!(
                     listener,
@@ -185,7 +194,9 @@ async fn go_round(control: Control) {
         }
         if looked.elapsed() >= DAY {
             looked = Instant::now();
-            let _ = tokio::task::spawn_blocking(move || look_at_expiry(&snapshot, SystemTime::now())).await;
+            let events = control.events().clone();
+            let look = move || look_at_expiry(&snapshot, SystemTime::now(), &events);
+            let _ = tokio::task::spawn_blocking(look).await;
         }
     }
 }
@@ -199,7 +210,7 @@ fn turn(tickets: &Tickets) {
 }
 
 /// Warns of certificates that end, and renews those that arus made itself.
-pub(super) fn look_at_expiry(snapshot: &Snapshot, now: SystemTime) {
+pub(super) fn look_at_expiry(snapshot: &Snapshot, now: SystemTime, events: &Events) {
     for (listener, terms) in snapshot.plan.listeners.iter().zip(&snapshot.tls) {
         let (Some(tls), Some(terms)) = (&listener.tls, terms) else { continue };
         let all = terms.certificates.all();
@@ -209,6 +220,8 @@ pub(super) fn look_at_expiry(snapshot: &Snapshot, now: SystemTime) {
             match self_signed::obtain(Store::Kept(&snapshot.plan.engine.state_dir), names) {
                 Ok(own) => {
                     tracing::info!(listener = %listener.name, "self-signed certificate renewed");
+                    let details = json!({ "listener": *listener.name });
+                    events.say(Severity::Info, Category::Certificate, "self-signed certificate renewed", details);
                     terms.certificates.replace(vec![own]);
                     continue;
                 }
@@ -217,6 +230,9 @@ pub(super) fn look_at_expiry(snapshot: &Snapshot, now: SystemTime) {
         }
         for warning in all.iter().filter_map(|certificate| identity::expiry(&certificate.facts, now)) {
             tracing::warn!(listener = %listener.name, "the listener {warning}");
+            let message = format!("listener {} {warning}", listener.name);
+            let details = json!({ "listener": *listener.name });
+            events.say(Severity::Warning, Category::Certificate, message, details);
         }
     }
 }

@@ -10,8 +10,8 @@ use socket2::{Domain, Protocol, SockRef, Type};
 
 use super::dialogue::Ask;
 use super::talk::Talk;
-use super::target::{self, Allowed};
-use super::{Reached, Reply, answer, public_address, welcome};
+use super::target::{self, Allowed, Host};
+use super::{Reached, Reply, answer, public_address, refused, welcome};
 use crate::policy::host;
 use crate::ring::{Appetite, First, Inlet, Queue, Socket};
 use crate::shard::session::{Outcome, Session};
@@ -24,8 +24,9 @@ const BACKLOG: i32 = 4;
 /// Listens for the peer that was asked for, and says where; the first connection from there is the other side.
 pub(super) async fn bind(session: &Session, talk: &mut Talk<'_>, ask: Ask) -> Result<Reached, Outcome> {
     let socks = &session.generation().snapshot.plan.socks;
-    if !socks.commands.bind {
-        return Err(Outcome::failed(Reason::SocksCommand, Blame::Client));
+    // RFC 1928 section 4: DST tells the peer that is expected, and nobody else is let in.
+    if matches!(&ask.host, Host::Ip(ip) if ip.is_unspecified()) {
+        return Err(refused(Reason::BindPeer));
     }
     let allowed = target::resolve(session, &ask).await?;
     session.set_stage(Stage::Connect);
@@ -33,7 +34,7 @@ pub(super) async fn bind(session: &Session, talk: &mut Talk<'_>, ask: Ask) -> Re
     let public = public_address(session, talk).ok_or(Outcome::failed(Reason::Io, Blame::Proxy))?;
     let failed = |error: std::io::Error| Outcome::failed(DialError::from(error).reason, Blame::Proxy);
     let here = super::local(&talk.inlet.socket).unwrap_or(public);
-    let (listening, port) = listen(here.ip()).map_err(failed)?;
+    let (listening, port) = listen(host::canonical(here.ip())).map_err(failed)?;
     let listening = ring.socket(listening.into());
     let bound = SocketAddr::new(public.ip(), port);
     talk.say(&answer(ask.version, Reply::Succeeded, Some(bound))).await?;
@@ -65,8 +66,13 @@ async fn arrival(talk: &mut Talk<'_>, listening: &Socket, allowed: &Allowed) -> 
     let peer = poll_fn(|context| {
         loop {
             let Poll::Ready(accepted) = accept.poll(context, Appetite::One) else { return Poll::Pending };
-            let Ok(accepted) = accepted else {
-                return Poll::Ready(Err(Outcome::failed(Reason::Descriptors, Blame::Proxy)));
+            let accepted = match accepted.map_err(|error| (error.raw_os_error(), error)) {
+                Ok(accepted) => accepted,
+                // A peer that has gone again.
+                Err((Some(libc::ECONNABORTED | libc::EPROTO), _)) => continue,
+                Err((_, error)) => {
+                    return Poll::Ready(Err(Outcome::failed(DialError::from(error).reason, Blame::Proxy)));
+                }
             };
             let peer = SockRef::from(&accepted).peer_addr().ok().and_then(|address| address.as_socket());
             if let Some(peer) = peer.map(|peer| SocketAddr::new(host::canonical(peer.ip()), peer.port()))
@@ -95,7 +101,9 @@ async fn client_gone(talk: &mut Talk<'_>) -> Outcome {
             return outcome;
         }
         if talk.has_much() {
-            return std::future::pending().await;
+            // No more is taken than there is room for; that it goes is still to be seen.
+            let _ = talk.inlet.socket.readiness(libc::POLLRDHUP).await;
+            return Outcome::failed(Reason::ClientGone, Blame::Client);
         }
     }
 }

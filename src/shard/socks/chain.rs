@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::dialogue::Ask;
+use super::talk::message;
 use super::target::{self, Host};
 use crate::codec::Progress;
 use crate::codec::socks5::{Command, Credentials, Destination, Method, Reply, client};
@@ -19,7 +20,8 @@ pub(super) async fn connect(
     ask: &Ask,
     proxy: &UpstreamProxy,
 ) -> Result<(Inlet, Option<SocketAddr>), Outcome> {
-    let permit = target::judge_name(session, ask)?;
+    // The other proxy resolves the name: what it finds is for it to judge.
+    let permit = target::judge(session, ask)?;
     let targets = match &proxy.address {
         Address::Endpoint(endpoint) => Targets::Endpoint(endpoint.clone()),
         Address::Host { host, port } => {
@@ -82,15 +84,8 @@ async fn say(inlet: &Inlet, message: Vec<u8>) -> Result<(), Outcome> {
 /// Hears one message of the proxy; what follows it is left for the relay.
 async fn hear<T>(inlet: &mut Inlet, parse: impl Fn(&[u8]) -> Progress<T>) -> Result<T, Outcome> {
     loop {
-        let mut bytes = [0; limits::SOCKS_MESSAGE_BYTES];
-        let len = inlet.ahead.copy_front_into(&mut bytes);
-        match parse(&bytes[..len]) {
-            Progress::Done(message, used) => {
-                inlet.ahead.advance(used);
-                return Ok(message);
-            }
-            Progress::Bad(_) => return Err(REFUSED),
-            Progress::NeedMore => {}
+        if let Some(heard) = message(&mut inlet.ahead, &parse) {
+            return heard.map_err(|_| REFUSED);
         }
         if !matches!(inlet.more(limits::SOCKS_MESSAGE_BYTES as u32).await, Ok(true)) {
             return Err(REFUSED);

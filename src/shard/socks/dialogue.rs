@@ -83,6 +83,8 @@ async fn version5(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
     };
     let method = match talk.hear(choose).await? {
         Ok(method) => method,
+        // Whoever offers none gets none.
+        Err(codec::Error::Socks5(socks5::Malformed::NoMethods)) => None,
         Err(_) => return Ok(Err(Refused::silently(Reason::SocksMessage))),
     };
     let choice = socks5::encode_choice(method);

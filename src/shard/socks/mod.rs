@@ -9,6 +9,7 @@ mod chain;
 mod dialogue;
 mod talk;
 mod target;
+mod udp;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -43,10 +44,22 @@ pub(super) async fn reach(session: &Session, greeted: &mut Greeted) -> Result<Re
         Err(outcome) => return Err(outcome),
     };
     let version = ask.version;
+    if ask.command == Command::UdpAssociate {
+        return Err(match udp::open(session, &talk, &ask) {
+            Ok(opened) => udp::run(session, &mut talk, &ask, opened).await,
+            Err(outcome) => {
+                say_goodbye(session, &mut talk, &answer(version, Reply::of(outcome.reason), None)).await;
+                outcome
+            }
+        });
+    }
+    let served = session.generation().snapshot.plan.socks.commands;
     let reached = match ask.command {
-        Command::Connect => connect(session, &mut talk, ask).await,
-        Command::Bind => bind::bind(session, &mut talk, ask).await,
-        Command::UdpAssociate => Err(Outcome::failed(Reason::SocksCommand, Blame::Client)),
+        Command::Connect if served.connect => connect(session, &mut talk, ask).await,
+        Command::Bind if served.bind => bind::bind(session, &mut talk, ask).await,
+        Command::Connect | Command::Bind | Command::UdpAssociate => {
+            Err(Outcome::failed(Reason::SocksCommand, Blame::Client))
+        }
     };
     if let Err(outcome) = &reached {
         say_goodbye(session, &mut talk, &answer(version, Reply::of(outcome.reason), None)).await;
@@ -111,10 +124,8 @@ fn local(socket: &Socket) -> Option<SocketAddr> {
 /// Tells the client that it has what it wanted. Where it can, the answer goes along with the first bytes of the other side.
 async fn welcome(session: &Session, talk: &mut Talk<'_>, answer: &[u8]) -> Result<Queue, Outcome> {
     let mut preface = Queue::new(session.shard().ring().pool());
-    if talk.is_sealed() {
+    if talk.is_sealed() || !preface.extend(answer) {
         talk.say(answer).await?;
-    } else if !preface.extend(answer) {
-        return Err(Outcome::failed(Reason::Memory, Blame::Proxy));
     }
     Ok(preface)
 }

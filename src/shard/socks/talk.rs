@@ -13,6 +13,8 @@ use crate::types::{Blame, Reason};
 
 /// How long a client that was told to go may still send, before the connection is closed under it.
 const LINGER: Duration = Duration::from_secs(1);
+/// Bytes that a client may send before there is anybody to take them.
+const AHEAD: usize = limits::QUEUED_BYTES_UNDER_PRESSURE;
 /// Bytes that are taken from it meanwhile, each time.
 const DISCARD: u32 = 64 * 1024;
 /// Between two looks at whether there is a private buffer.
@@ -42,6 +44,11 @@ impl<'g> Talk<'g> {
         self.tls.is_some()
     }
 
+    /// Whether the client has said as much ahead of its time as it may.
+    pub(super) fn has_much(&self) -> bool {
+        self.inlet.ahead.len() + self.opened.len() >= AHEAD
+    }
+
     fn heard(&mut self) -> &mut Queue {
         match self.tls {
             Some(_) => self.opened,
@@ -58,27 +65,11 @@ impl<'g> Talk<'g> {
         mut parse: impl FnMut(&[u8]) -> Progress<T>,
     ) -> Result<Result<T, codec::Error>, Outcome> {
         loop {
-            let heard = self.heard();
-            let mut bytes = [0; limits::SOCKS_MESSAGE_BYTES];
-            let len = heard.copy_front_into(&mut bytes);
-            match parse(&bytes[..len]) {
-                Progress::Done(message, used) => {
-                    heard.advance(used);
-                    return Ok(Ok(message));
-                }
-                Progress::Bad(error) => return Ok(Err(error)),
-                Progress::NeedMore if len == bytes.len() => {
-                    return Err(Outcome::failed(Reason::SocksMessage, Blame::Client));
-                }
-                Progress::NeedMore => {}
+            if let Some(heard) = message(self.heard(), &mut parse) {
+                return Ok(heard);
             }
             self.more().await?;
         }
-    }
-
-    /// Whether so much was said that nobody has heard, that it is enough for now.
-    pub(super) fn has_much(&mut self) -> bool {
-        self.heard().len() >= limits::QUEUED_BYTES_UNDER_PRESSURE
     }
 
     /// Waits for more of what the client says.
@@ -152,6 +143,24 @@ impl<'g> Talk<'g> {
             }
         };
         let _ = self.ring.timeout(LINGER, all).await;
+    }
+}
+
+/// Takes the message at the front of what was heard; `None` while it has not all come. A parser never wants more than
+/// [`limits::SOCKS_MESSAGE_BYTES`].
+pub(super) fn message<T>(
+    heard: &mut Queue,
+    mut parse: impl FnMut(&[u8]) -> Progress<T>,
+) -> Option<Result<T, codec::Error>> {
+    let mut bytes = [0; limits::SOCKS_MESSAGE_BYTES];
+    let len = heard.copy_front_into(&mut bytes);
+    match parse(&bytes[..len]) {
+        Progress::Done(message, used) => {
+            heard.advance(used);
+            Some(Ok(message))
+        }
+        Progress::Bad(error) => Some(Err(error)),
+        Progress::NeedMore => None,
     }
 }
 

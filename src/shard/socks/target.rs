@@ -1,17 +1,19 @@
 //! Where a client may go: its host and every address of it are judged, and those that pass are dialled.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::dialogue::Ask;
 use crate::codec::socks5::Destination;
+use crate::net;
 use crate::policy::host;
 use crate::policy::permit::Permit;
 use crate::ring::Socket;
+use crate::shard::access::{self, Asked, Target};
 use crate::shard::command::{Answer, Errand};
 use crate::shard::session::{Outcome, Session};
 use crate::stats::latency::Measure;
-use crate::types::{Blame, Endpoint, Name, Reason, Stage};
+use crate::types::{Blame, Name, Protocol, Reason, Stage};
 use crate::upstream::dial::{self, Targets};
 
 /// The host that a client asks for.
@@ -49,47 +51,79 @@ impl Host {
 /// Addresses that policy lets this client go to.
 pub(super) struct Allowed {
     permit: Permit,
-    targets: Targets,
+    addresses: Arc<[SocketAddr]>,
 }
 
 impl Allowed {
-    /// Whether somebody from there is who was asked for; an unspecified address stands for anybody.
-    pub(super) fn expects(&self, ip: IpAddr) -> bool {
-        let is_asked = |asked: IpAddr| asked.is_unspecified() || asked == ip;
-        match &self.targets {
-            Targets::Endpoint(Endpoint::Ip(address)) => is_asked(address.ip()),
-            Targets::Endpoint(Endpoint::Unix(_)) => false,
-            Targets::Addresses(addresses) => addresses.iter().any(|address| is_asked(address.ip())),
-        }
-    }
-
+    /// Connects to the first of them that answers.
     pub(super) async fn dial(&self, session: &Session) -> Result<Socket, Outcome> {
         let terms = dial::Terms { timeout: session.listener().timeouts.connect, source_address: None };
-        let dialled = dial::dial(session.shard().ring(), &self.permit, &self.targets, terms).await;
-        dialled.map_err(|error| Outcome::failed(error.reason, error.blame))
+        let targets = Targets::Addresses(Arc::clone(&self.addresses));
+        let dialled = dial::dial(session.shard().ring(), &self.permit, &targets, terms).await;
+        dialled.map_err(|error| {
+            let has_route = || self.addresses.iter().any(|address| net::is_routed(address.ip()));
+            // Of no route here, and of a host that somebody else cannot reach, the kernel may say the same.
+            let reason = match error.reason {
+                Reason::Unreachable if !has_route() => Reason::NetworkUnreachable,
+                reason => reason,
+            };
+            Outcome::failed(reason, error.blame)
+        })
+    }
+
+    /// Whether a connection from there is the one that BIND waits for.
+    pub(super) fn expects(&self, peer: IpAddr) -> bool {
+        self.addresses.iter().any(|address| address.ip() == peer)
     }
 }
 
-/// Judges what was asked for and finds its addresses.
+/// Judges what was asked for and finds its addresses, each of which is judged too: what is given is what may be dialled.
 pub(super) async fn resolve(session: &Session, ask: &Ask) -> Result<Allowed, Outcome> {
     session.set_stage(Stage::Route);
-    let permit = Permit::for_source(&[], None).map_err(super::refused)?;
-    let targets = match &ask.host {
-        Host::Ip(ip) => Targets::Endpoint(Endpoint::Ip(SocketAddr::new(*ip, ask.port))),
-        Host::Name(name) => {
-            let addresses = addresses(session, name).await?;
-            Targets::Addresses(addresses.iter().map(|ip| SocketAddr::new(*ip, ask.port)).collect())
+    let asked = asked(session, ask, false)?;
+    let name = match &asked.target {
+        Target::Name(name) => name,
+        Target::Ip(ip) => {
+            let (permit, _) = access::authorise(session, &asked, None)?;
+            return Ok(Allowed { permit, addresses: Arc::new([SocketAddr::new(*ip, ask.port)]) });
         }
-        Host::Malformed(_) => return Err(Outcome::failed(Reason::Unresolved, Blame::Client)),
     };
-    Ok(Allowed { permit, targets })
+    // Nobody needs to be asked about a name that is blocked as such.
+    if access::is_blocked_by_name(session, &asked) {
+        let (permit, _) = access::authorise(session, &asked, None)?;
+        return Ok(Allowed { permit, addresses: Arc::new([]) });
+    }
+    let resolved: Vec<IpAddr> =
+        addresses(session, name).await?.iter().map(|ip| reachable(host::canonical(*ip))).collect();
+    let (permit, allowed) = access::authorise(session, &asked, Some(&resolved))?;
+    let addresses = allowed.into_iter().map(|ip| SocketAddr::new(ip, ask.port)).collect();
+    Ok(Allowed { permit, addresses })
 }
 
-/// Judges what was asked for by what it is called alone, where somebody else resolves it.
-pub(super) fn judge_name(_session: &Session, ask: &Ask) -> Result<Permit, Outcome> {
-    match &ask.host {
-        Host::Ip(_) | Host::Name(_) => Permit::for_source(&[], None).map_err(super::refused),
-        Host::Malformed(_) => Err(Outcome::failed(Reason::Unresolved, Blame::Client)),
+/// Judges what was asked for by what it is called alone, where another proxy resolves it.
+pub(super) fn judge(session: &Session, ask: &Ask) -> Result<Permit, Outcome> {
+    access::authorise(session, &asked(session, ask, true)?, None).map(|(permit, _)| permit)
+}
+
+/// Notes with the session what is judged.
+fn asked(session: &Session, ask: &Ask, is_chained: bool) -> Result<Asked, Outcome> {
+    let target = match &ask.host {
+        Host::Ip(ip) => Target::Ip(reachable(*ip)),
+        Host::Name(name) => Target::Name(Name::clone(name)),
+        Host::Malformed(_) => return Err(Outcome::failed(Reason::Unresolved, Blame::Client)),
+    };
+    let (identity, port) = (ask.identity.clone(), ask.port);
+    let asked = Asked { identity, target, port, protocol: Protocol::Tcp, is_chained };
+    session.set_asked(asked.clone());
+    Ok(asked)
+}
+
+/// The system takes the unspecified address for its own loopback: so it is judged, and so it is dialled.
+fn reachable(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
     }
 }
 
@@ -100,12 +134,12 @@ pub(super) async fn addresses(session: &Session, name: &Name) -> Result<Arc<[IpA
     let before = ring.now();
     let limit = session.listener().timeouts.connect;
     let asked = session.shard().ask(Errand::Resolve(Name::clone(name)));
-    let Some(Some(Answer::Addresses(addresses))) = ring.timeout(limit, asked).await else {
-        return Err(Outcome::failed(Reason::Unresolved, Blame::Proxy));
+    let addresses = match ring.timeout(limit, asked).await {
+        Some(Some(Answer::Addresses(addresses))) => addresses,
+        // Nobody has said in time.
+        None => return Err(Outcome::failed(Reason::Unresolved, Blame::Upstream)),
+        Some(_) => return Err(Outcome::failed(Reason::Unresolved, Blame::Proxy)),
     };
     session.measure(Measure::Resolve, ring.now().saturating_sub(before));
-    match addresses.is_empty() {
-        true => Err(Outcome::failed(Reason::Unresolved, Blame::Upstream)),
-        false => Ok(addresses),
-    }
+    if addresses.is_empty() { Err(Outcome::failed(Reason::Unresolved, Blame::Upstream)) } else { Ok(addresses) }
 }

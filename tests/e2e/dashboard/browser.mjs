@@ -40,19 +40,6 @@ page.on('console', (message) => {
 await page.addInitScript(() => {
   document.addEventListener('securitypolicyviolation', (event) => console.error(`CSP: ${event.violatedDirective} ${event.blockedURI}`));
 });
-// SHIM
-await context.route(/api\/v1\/sessions\?/, async (route) => {
-  const url = new URL(route.request().url());
-  const wanted = url.searchParams;
-  if ((wanted.get('state') ?? 'active') !== 'active') return route.fulfill({ json: { data: [], total: 0, page: 1, page_size: 50, missing_shards: [] } });
-  const answer = await route.fetch({ url: `${url.origin}/api/v1/sessions?page_size=1000` });
-  const page = await answer.json();
-  if (!page.data) return route.fulfill({ response: answer });
-  page.data = page.data.filter((each) => !wanted.get('source') || each.source.includes(wanted.get('source')));
-  page.total = page.data.length;
-  route.fulfill({ response: answer, json: page });
-});
-// END SHIM
 const press = (...keys) => keys.reduce((before, key) => before.then(() => page.keyboard.press(key)), Promise.resolve());
 const heading = (text) => page.waitForSelector(`h1:text-is("${text}")`);
 const text = (selector) => page.textContent(selector);
@@ -111,12 +98,13 @@ async function overview() {
 /** From the list to the end of a session without a mouse. */
 async function kill() {
   await press('2');
-  await heading('Sessions');
+  await page.waitForSelector('[name=source]');
   await press('/');
   await page.waitForSelector('[name=source]:focus');
   await page.keyboard.type(await ask('victim'));
   await press('Enter');
   await until('the filter leaves one session', () => page.evaluate(() => document.querySelectorAll('tbody tr').length === 1));
+  await until('and the list tells whom it waits for', () => page.evaluate(() => document.querySelector('tbody td[data-label="Waits for"]').textContent === 'client'));
   await page.focus('tbody tr');
   await press('Enter');
   await page.waitForSelector('dialog.drawer[open]');

@@ -258,7 +258,7 @@ impl Arus {
 
     /// The live sessions.
     pub(crate) fn sessions(&self) -> Vec<Value> {
-        let (code, page) = self.request("GET", "/api/v1/sessions?page_size=10000");
+        let (code, page) = self.request("GET", "/api/v1/sessions?state=active&page_size=10000");
         assert_eq!(code, 200, "{page}");
         page["data"].as_array().unwrap().clone()
     }
@@ -332,6 +332,13 @@ impl Arus {
         let output = command.stdin(Stdio::null()).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         (text.into_owned(), output.status.success())
+    }
+
+    /// Another process in the same place, with the same configuration and state, once this one has ended.
+    pub(crate) fn again(mut self) -> Self {
+        self.wait_exit(DEADLINE);
+        let spare = Setup::new("");
+        std::mem::replace(&mut self.setup, spare).start()
     }
 
     /// Waits until the process has ended.

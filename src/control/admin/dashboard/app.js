@@ -117,6 +117,10 @@ function see(status) {
     bytes_up_per_second: totals.bytes_up_per_second, bytes_down_per_second: totals.bytes_down_per_second,
     failed_per_second: rate('failed'), rejected_per_second: rate('rejected'),
   };
+  for (const stage of ['connect', 'first_byte']) {
+    const known = status.shards.map((shard) => shard.latency?.[stage]).filter((latency) => latency?.count);
+    if (known.length) values[`${stage}_p99_ms`] = Math.max(...known.map((latency) => latency.p99)) / 1000;
+  }
   for (const shard of status.shards) values[`shard_busy ${shard.id}`] = shard.busy_share;
   for (const [metric, v] of Object.entries(values)) {
     const points = (app.seen[metric] ??= []);

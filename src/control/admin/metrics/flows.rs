@@ -68,6 +68,34 @@ pub(super) fn listeners(page: &mut Page, listeners: &[ListenerTotals]) {
     }
 }
 
+/// UDP associations; listeners that never had one are left out.
+pub(super) fn datagrams(page: &mut Page, listeners: &[ListenerTotals]) {
+    let mut family = page.family("arus_udp_associations", Kind::Gauge, "UDP associations that are open now.");
+    for listener in listeners.iter().filter(|listener| !listener.datagrams.is_empty()) {
+        family.sample(&[("listener", &listener.listener)], listener.datagrams.associations);
+    }
+    let mut sent = page.family(
+        "arus_udp_datagrams_total",
+        Kind::Counter,
+        "Datagrams of UDP associations that were sent on; up is from client to target.",
+    );
+    for listener in listeners.iter().filter(|listener| !listener.datagrams.is_empty()) {
+        for (direction, count) in [("up", listener.datagrams.up), ("down", listener.datagrams.down)] {
+            sent.sample(&[("listener", &listener.listener), ("direction", direction)], count);
+        }
+    }
+    let mut dropped = page.family(
+        "arus_udp_datagrams_dropped_total",
+        Kind::Counter,
+        "Datagrams of UDP associations that were not sent on, by reason; reasons that never came are left out.",
+    );
+    for listener in listeners {
+        for (reason, count) in &listener.datagrams.dropped {
+            dropped.sample(&[("listener", &listener.listener), ("reason", reason)], count);
+        }
+    }
+}
+
 pub(super) fn stages(page: &mut Page, latencies: &Latencies) {
     page.family("arus_session_duration_seconds", Kind::Histogram, "From accept to close.")
         .histogram(&[], &Spread::of_micros(SESSION, latencies.get(Measure::Session)));

@@ -71,6 +71,19 @@ fn the_document_is_whole() {
     }
 }
 
+#[test]
+fn every_endpoint_is_in_the_documentation() {
+    let operations = include_str!("../../../../docs/OPERATIONS.md");
+    let (_, document) = endpoints().split_for_parts();
+    for path in document.paths.paths.keys() {
+        let fixed = path.split('{').next().unwrap();
+        assert!(
+            operations.contains(&format!("`GET {fixed}")) || operations.contains(&format!(" {fixed}")),
+            "{path} is not in docs/OPERATIONS.md"
+        );
+    }
+}
+
 fn gather(value: &Value, references: &mut BTreeSet<String>) {
     match value {
         Value::Object(table) => {

@@ -263,6 +263,24 @@ fn bodies_are_bounded_in_size() {
 }
 
 #[test]
+fn every_refusal_has_the_same_shape() {
+    let stage = Stage::answering();
+    for (method, path) in [
+        ("GET", "/api/v1/sessions/%ff"),
+        ("GET", "/api/v1/sessions/1"),
+        ("POST", "/api/v1/upstreams/%ff/backends/x/up"),
+        ("GET", "/api/v1/sessions?page=%ff"),
+        ("GET", "/nothing"),
+        ("PUT", "/api/v1/status"),
+        ("POST", "/api/v1/diagnostics/connect"),
+    ] {
+        let answer = stage.as_token(WRITER, method, path);
+        assert!((400..500).contains(&answer.code) && answer.body["error"].is_string(), "{method} {path}: {answer:?}");
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+    }
+}
+
+#[test]
 fn one_address_does_not_take_every_place() {
     let bounds = Bounds { connections: 8, per_source: 3, ..SOCKET };
     let stage = Stage::new([Manner::Answers, Manner::Answers], bounds);

@@ -160,6 +160,8 @@ fn summary(id: SessionId) -> Summary {
         first_byte: None,
         bytes_up: 5,
         bytes_down: 6,
+        datagrams_up: 0,
+        datagrams_down: 0,
         state: crate::types::State::Active,
         stage: crate::types::Stage::Relay,
         blame: None,

@@ -6,6 +6,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::control::events::{Category, Events};
 use crate::types::Name;
 
 /// What `arus check` says, without the file's name.
@@ -180,9 +181,13 @@ fn the_daily_look_renews_what_arus_made_itself() {
     std::fs::create_dir(desk.path().join("state")).unwrap();
     let snapshot = desk.in_force("self_signed = [\"localhost\"]", None);
     let before = terms(&snapshot).certificates.all();
-    care::look_at_expiry(&snapshot, SystemTime::now());
+    let events = Events::new(snapshot.plan.telemetry);
+    let said = || events.newest(9, |event| event.category == Category::Certificate);
+    care::look_at_expiry(&snapshot, SystemTime::now(), &events);
+    assert_eq!(said(), []);
     assert_eq!(terms(&snapshot).certificates.all()[0].key.cert, before[0].key.cert);
-    care::look_at_expiry(&snapshot, SystemTime::now() + Duration::from_secs(350 * DAY));
+    care::look_at_expiry(&snapshot, SystemTime::now() + Duration::from_secs(350 * DAY), &events);
+    assert_eq!(said()[0].message, "self-signed certificate renewed");
     assert_ne!(terms(&snapshot).certificates.all()[0].key.cert, before[0].key.cert);
 }
 

@@ -15,8 +15,10 @@ const METRICS = ['connections_active', 'connections_per_second', 'bytes_up_per_s
 const RECENT_MS = 15 * 60_000;
 /** What costs more is asked less often. */
 const SELDOM_MS = 5500;
+const RARELY_MS = 60_000;
+const TOP_HOURS = 24;
 
-const memory = { history: {}, events: [], verdicts: null, failed: null, rejected: null, asked: 0 };
+const memory = { history: {}, events: [], verdicts: null, top: null, askedTop: 0, failed: null, rejected: null, asked: 0 };
 
 export async function load(app) {
   const span = app.params.window in WINDOWS ? app.params.window : '15m';
@@ -33,6 +35,10 @@ export async function load(app) {
       maybe(get('sessions/verdicts')).then((verdicts) => { memory.verdicts = verdicts; }),
       maybe(get('sessions', { state: 'failed', since, page_size: 200 })).then((page) => { memory.failed = page; }),
       maybe(get('sessions', { state: 'rejected', since, page_size: 100 })).then((page) => { memory.rejected = page; }));
+  }
+  if (Date.now() - memory.askedTop > RARELY_MS) {
+    memory.askedTop = Date.now();
+    asks.push(maybe(get('sessions/stats', { window_hours: TOP_HOURS })).then((top) => { memory.top = top; }));
   }
   await Promise.all(asks);
   return { span };
@@ -56,7 +62,7 @@ export function view(app, data) {
   const line = (name, metric, colour, fill) => ({ name, colour, points: history[metric], fill });
   return [
     wrong(app),
-    h('div', { class: 'tiles', key: 'tiles' },
+    h('div', { class: 'tiles six', key: 'tiles' },
       tile('Connections', count(totals.active), '', `of ${count(status.limits.connections.limit)}`),
       tile('New', count(totals.accepted_per_second), '/s', `${exact(totals.accepted)} so far`),
       tile('Up', ...split(totals.bytes_up_per_second), `${bytes(totals.bytes_up)} so far`),
@@ -71,6 +77,7 @@ export function view(app, data) {
     h('div', { class: 'columns', key: 'columns' }, waiting(), shards(status)),
     failures(app),
     h('div', { class: 'columns', key: 'columns-2' }, listeners(status), news(memory.events)),
+    memory.top ? h('div', { class: 'columns', key: 'columns-3' }, top('Most traffic, by destination', memory.top.top_destinations, 'destination', 'destination'), top('Most traffic, by user', memory.top.top_users, 'user', 'user')) : null,
   ];
 }
 
@@ -101,7 +108,7 @@ const WHO = [
   ['us', 'arus', 'bad'], ['backend', 'backends', 'serious'], ['client', 'clients', 'warn'], ['ok', 'nobody: bytes move', 'good'], ['idle', 'nobody: idle', 'plain'],
 ];
 
-/** Who is waited for, over the newest sessions. */
+/** Who is waited for, over sessions of every age. */
 function waiting() {
   const { verdicts } = memory;
   const judged = verdicts?.data?.length ?? 0;
@@ -109,7 +116,7 @@ function waiting() {
   const slow = verdicts.data.filter(({ verdict }) => ['us', 'backend', 'client'].includes(verdict.who));
   const order = ['us', 'backend', 'client'];
   slow.sort((a, b) => order.indexOf(a.verdict.who) - order.indexOf(b.verdict.who));
-  return panel('Who is waited for', { aside: h('span', { class: 'muted' }, verdicts.live > judged ? `the newest ${judged} of ${exact(verdicts.live)} sessions` : `${judged} live sessions`) },
+  return panel('Who is waited for', { aside: h('span', { class: 'muted' }, verdicts.live > judged ? `${judged} of ${exact(verdicts.live)} sessions, of every age` : `${judged} live sessions`) },
     h('div', { class: 'stack', role: 'img', 'aria-label': WHO.map(([who, name]) => `${name} ${verdicts.counts[who] ?? 0}`).join(', ') },
       WHO.filter(([who]) => verdicts.counts[who]).map(([who, , tone]) => h('span', { key: who, class: `stack-part ${tone}`, style: { 'flex-grow': String(verdicts.counts[who]) } }))),
     h('ul', { class: 'stack-legend' }, WHO.map(([who, name, tone]) => h('li', { key: who, class: verdicts.counts[who] ? undefined : 'zero' }, h('span', { class: `swatch ${tone}`, 'aria-hidden': 'true' }), h('span', null, name), h('b', { class: 'num' }, exact(verdicts.counts[who] ?? 0))))),
@@ -158,6 +165,19 @@ function listeners(status) {
       { name: 'open', title: 'Open', num: true, cell: (listener) => exact(listener.connections.used) },
       { name: 'new', title: 'New', num: true, minor: true, cell: (listener) => rate(listener.accepted_per_second) },
       { name: 'down', title: 'Down', num: true, cell: (listener) => perSecond(listener.bytes_down_per_second) },
+    ],
+  }));
+}
+
+function top(title, all, name, filter) {
+  const rows = (all ?? []).filter((row) => row[name]).slice(0, 8);
+  return panel(title, { className: 'flush', aside: h('span', { class: 'muted' }, `the last ${TOP_HOURS} hours`) }, table({
+    label: title, rows, rowKey: (row) => row[name], empty: name === 'user' ? 'No session had a user.' : 'None so far.',
+    columns: [
+      { name: 'name', title: name === 'user' ? 'User' : 'Destination', lead: true, wide: true, cell: (row) => h('a', { href: `#/sessions?state=closed&${filter}=${encodeURIComponent(row[name])}` }, row[name]) },
+      { name: 'sessions', title: 'Sessions', num: true, cell: (row) => exact(row.sessions) },
+      { name: 'up', title: 'Up', num: true, cell: (row) => bytes(row.bytes_up) },
+      { name: 'down', title: 'Down', num: true, cell: (row) => bytes(row.bytes_down) },
     ],
   }));
 }

@@ -24,13 +24,16 @@ export async function load(app) {
     sort: params.sort, order: params.order, page: params.page || 1, page_size: PAGE,
   };
   const [page, one] = await Promise.all([
-    get('sessions', query),
+    // A filter that means nothing is told of beside the filters.
+    get('sessions', query).catch((error) => { if (error.code !== 400) throw error; return { data: [], total: 0, problem: error.message }; }),
     params.id ? get(`sessions/${encodeURIComponent(params.id)}`).catch((error) => { if (error.code === 401 || error.code === 0) throw error; return { gone: error.message }; }) : null,
   ]);
-  return { page, one, wanted: query };
+  const ids = query.state === 'active' ? page.data.map((session) => session.id) : [];
+  const judged = ids.length ? await get('sessions/verdicts', { ids: ids.join() }).catch(() => null) : null;
+  return { page, one, verdicts: new Map((judged?.data ?? []).map((each) => [each.id, each.verdict])) };
 }
 
-export function view(app, { page, one }) {
+export function view(app, { page, one, verdicts }) {
   const { params } = app;
   const change = (changes) => app.go('sessions', { ...params, page: '', ...changes });
   const current = params.state || 'active';
@@ -49,6 +52,7 @@ export function view(app, { page, one }) {
       field('Listener', h('select', { value: params.listener ?? '', onchange: (event) => change({ listener: event.target.value }) }, h('option', { value: '' }, 'every'), (app.status?.listeners ?? []).map((listener) => h('option', { value: listener.name, key: listener.name }, listener.name)))),
       field('Began in', h('select', { value: params.since ?? '', onchange: (event) => change({ since: event.target.value }) }, SINCE.map(([word, text]) => h('option', { value: word, key: text }, text)))),
       h('button', { type: 'submit', class: 'button quiet', key: 'apply' }, 'Apply')),
+    page.problem ? h('p', { class: 'form-error', role: 'alert', key: 'problem' }, page.problem) : null,
     page.missing_shards?.length ? h('div', { class: 'banner warn', key: 'missing' }, h('b', null, `Shard ${page.missing_shards.join(', ')} did not answer. `), 'Its live sessions are missing here.') : null,
     panel(isLive ? 'Live sessions' : `${STATES.find(([word]) => word === current)[1]} sessions`, { key: 'list', className: 'flush', aside: h('span', { class: 'muted num' }, `${exact(page.total)} in all`) },
       table({
@@ -56,7 +60,7 @@ export function view(app, { page, one }) {
         empty: Object.entries(params).some(([name, value]) => value && name !== 'state' && name !== 'id') ? 'No session fits these filters.' : isLive ? 'Nobody is connected.' : 'None so far.',
         onrow: (session) => app.go('sessions', { ...params, id: session.id }),
         sort, order, onsort: (name) => change({ sort: name, order: name === sort && order === 'desc' ? 'asc' : 'desc' }),
-        columns: columns(isLive, current),
+        columns: columns(isLive, current, verdicts),
       }),
       pages > 1 && h('nav', { class: 'pager', 'aria-label': 'Pages of sessions' },
         h('button', { type: 'button', class: 'button quiet', disabled: at <= 1, onclick: () => change({ page: at - 1 }) }, '← Newer'),
@@ -66,24 +70,32 @@ export function view(app, { page, one }) {
   ];
 }
 
-const HINTS = { source: 'address', user: 'name', destination: 'host or backend' };
+const HINTS = { source: '10.0.0.0/8', user: 'name', destination: 'host, host:port, network' };
 
-const columns = (isLive, current) => [
+const columns = (isLive, current, verdicts) => [
   { name: 'start', title: 'Began', sort: 'start', cell: (session) => time(session.start) },
   { name: 'listener', title: 'Listener', cell: (session) => session.listener },
-  { name: 'source', title: 'Source', sort: 'source', cell: (session) => mono(session.source) },
-  { name: 'user', title: 'User', sort: 'user', minor: true, cell: (session) => session.user },
+  { name: 'source', title: 'Source', cell: (session) => mono(session.source) },
+  { name: 'user', title: 'User', minor: true, cell: (session) => session.user },
   { name: 'target', title: 'To', wide: true, lead: true, cell: (session) => mono(session.target ?? session.sni ?? session.backend) },
   { name: 'backend', title: 'Backend', minor: true, cell: (session) => (session.backend ? mono(session.backend) : null) },
+  isLive && { name: 'waits', title: 'Waits for', cell: (session) => waitsFor(verdicts.get(session.id)) },
   isLive
-    ? { name: 'stage', title: 'Stage', cell: (session) => words(session.stage) }
+    ? { name: 'stage', title: 'Stage', minor: true, cell: (session) => words(session.stage) }
     : { name: 'reason', title: 'Ended', cell: (session) => h('span', null, words(session.reason), current === 'failed' ? h('span', { class: 'muted' }, ` ${BLAMED[session.blame] ?? ''}`) : '') },
-  { name: 'duration', title: isLive ? 'Age' : 'Lasted', sort: 'duration_ms', num: true, cell: (session) => (session.duration_ms < 10_000 ? ms(session.duration_ms) : span(session.duration_ms / 1000)) },
+  { name: 'duration', title: isLive ? 'Age' : 'Lasted', sort: 'duration', num: true, cell: (session) => (session.duration_ms < 10_000 ? ms(session.duration_ms) : span(session.duration_ms / 1000)) },
   { name: 'up', title: 'Up', sort: 'bytes_up', num: true, cell: (session) => bytes(session.bytes_up) },
   { name: 'down', title: 'Down', sort: 'bytes_down', num: true, cell: (session) => bytes(session.bytes_down) },
   { name: 'first', title: 'First byte', num: true, minor: true, cell: (session) => (session.first_byte_ms === null ? null : ms(session.first_byte_ms)) },
   { name: 'shard', title: 'Shard', num: true, minor: true, cell: (session) => String(session.shard) },
-];
+].filter(Boolean);
+
+function waitsFor(verdict) {
+  if (!verdict) return null;
+  const { who, why } = verdict;
+  const isSlow = who === 'client' || who === 'backend' || who === 'us';
+  return isSlow ? h('span', { class: `badge ${toneOf(who)}`, title: why }, who === 'us' ? 'arus' : who) : h('span', { class: 'muted', title: why }, who === 'idle' ? 'idle' : 'nobody');
+}
 
 /** One session in full. */
 function drawer(app, session) {

@@ -190,8 +190,6 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
         }
     };
     let mut states = States::new(now.snapshot.as_deref(), shards, now.next_backend);
-    let mut warnings = tls.warnings;
-    warnings.extend(auth::warnings(&plan.auth, now.config.as_deref()));
     let own = held.iter().filter_map(|held| match held.bound {
         Endpoint::Ip(address) => Some(address),
         Endpoint::Unix(_) => None,
@@ -203,6 +201,8 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
     let before = now.snapshot.as_ref().map(|snapshot| &*snapshot.acl);
     let acl = Arc::new(Acl::compile(plan.acl.default, &plan.acl.rules, own, before));
     let acl_file = plan.acl.file.as_ref().map(|file| Content::of(&file.path));
+    let mut warnings = tls.warnings;
+    warnings.extend(auth::warnings(&plan.auth, now.config.as_deref()));
     let snapshot = Snapshot {
         generation,
         listeners: plan.listeners.iter().map(|listener| states.listener(listener, &plan.engine)).collect(),

@@ -218,13 +218,13 @@ impl Supervisor {
 
         let counters = views.iter().map(|view| Arc::clone(&view.stats)).collect();
         let (control, requests) = Control::new(source.path.clone(), views, in_force.view(&snapshot, false));
-        control.set_auth(auth.clone());
         let store = Store::start(&plan.sessions, control.events().clone(), shards.to_vec());
         let store = store.map_err(one("no thread for the session store"))?;
         let recorder = Recorder::spawn(summaries, access_log, plan.log.format, counters, Some(store.clone()))
             .map_err(one("no recorder thread"))?;
         store.settle_by(recorder.settler());
         control.set_store(store);
+        control.set_auth(auth.clone());
         let stats = StatsThread::spawn(control.clone()).map_err(one("no stats thread"))?;
         let hangs = HangWatch::spawn(control.clone()).map_err(one("no plugin-watch thread"))?;
         let mut checks = Checks::new(resolver.known().clone(), Arc::clone(&shards), control.events().clone());

@@ -98,7 +98,7 @@ impl Letter {
     /// Points the header at address, head and payload; returns what the kernel wants to see.
     fn seal(&mut self, head: usize, payload: Option<(*mut u8, usize)>) -> *const libc::msghdr {
         let mut count = 0;
-        let head = (head > 0).then(|| (self.head.as_mut_ptr(), head));
+        let head = (head > 0).then_some((self.head.as_mut_ptr(), head));
         for (slot, (base, len)) in self.pieces.iter_mut().zip(head.into_iter().chain(payload)) {
             *slot = libc::iovec { iov_base: base.cast(), iov_len: len };
             count += 1;
@@ -134,7 +134,7 @@ impl Core {
         letter.head[..len].copy_from_slice(&head[..len]);
         letter.chain = chain;
         letter.own = own;
-        let own = (!letter.own.is_empty()).then(|| (letter.own.as_mut_ptr(), letter.own.len()));
+        let own = (!letter.own.is_empty()).then_some((letter.own.as_mut_ptr(), letter.own.len()));
         let payload = piece.or(own);
         let header = letter.seal(len, payload);
         let payload = payload.map_or(0, |(_, len)| len as u32);

@@ -8,6 +8,7 @@ mod conn;
 mod errands;
 mod generation;
 mod greet;
+mod look;
 mod reach;
 mod session;
 mod socks;
@@ -28,7 +29,6 @@ use glommio::{LocalExecutorBuilder, Placement};
 use slab::Slab;
 
 use crate::config::plan::{BusyPoll, Engine, OnDown, Outlier};
-use crate::relay::sight::Sight;
 use crate::ring::{Features, Options, Pacing, Ring};
 use crate::stats;
 use crate::stats::counters::{ShardStats, add};
@@ -330,26 +330,6 @@ impl Shard {
             }
         }
         self.ring.note_activity();
-    }
-
-    fn look(&self, ids: &[SessionId], answers: &Sender<(SessionId, Sight)>) {
-        for (_, live) in self.sessions.borrow().iter() {
-            if ids.binary_search(&live.id).is_ok() {
-                let (id, answers) = (live.id, answers.clone());
-                live.cut.ask(Box::new(move |sight| {
-                    let _ = answers.try_send((id, sight));
-                }));
-            }
-        }
-        self.ring.note_activity();
-    }
-
-    fn some_sessions(&self, from: usize, most: usize, age: Duration) -> (Vec<Summary>, Option<usize>) {
-        let (sessions, now) = (self.sessions.borrow(), self.ring.now());
-        // Free places are quickly passed over, but not for nothing.
-        let end = from.saturating_add(most).min(sessions.capacity());
-        let old = (from..end).filter_map(|key| sessions.get(key)).filter(|live| live.age(now) >= age);
-        (old.map(|live| live.summary(self)).collect(), (end < sessions.capacity()).then_some(end))
     }
 
     fn kill(&self, id: SessionId) -> bool {

@@ -13,12 +13,12 @@ use crate::types::PluginIndex;
 fn defaults() {
     let Plan { engine, log, admin, auth, listeners, upstreams, plugins, sessions, telemetry, demo, socks, acl } =
         plan(MINIMAL);
-    assert_eq!((auth.methods.len(), auth.admits_anybody(), auth.needs_pam()), (1, true, false));
-    assert_eq!((auth.failures.limit, auth.users.len(), &*auth.pam_service.name), (5, 0, "arus"));
     assert_eq!(
         (acl.default, acl.file, acl.reevaluate, acl.rules.len()),
         (crate::policy::acl::Action::Block, None, true, 0)
     );
+    assert_eq!((auth.methods.len(), auth.admits_anybody(), auth.needs_pam()), (1, true, false));
+    assert_eq!((auth.failures.limit, auth.users.len(), &*auth.pam_service.name), (5, 0, "arus"));
     assert_eq!((socks.commands.words(), socks.socks4), (vec!["connect"], false));
     assert_eq!((socks.bind_timeout, socks.udp_idle), (Duration::from_secs(300), Duration::from_secs(120)));
     assert_eq!((engine.shards, engine.pin, engine.buffer_size), (None, true, 16_384));

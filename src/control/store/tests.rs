@@ -131,6 +131,8 @@ fn session(n: u64) -> Summary {
         first_byte: None,
         bytes_up: n * 31 % 1009,
         bytes_down: n * 17 % 2003,
+        datagrams_up: 0,
+        datagrams_down: 0,
         state,
         stage: Stage::Relay,
         blame: (state != types::State::Closed).then_some(Blame::Client),

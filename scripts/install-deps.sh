@@ -31,7 +31,7 @@ required=(
 # Missing ones are installed with the others, but nothing fails without them.
 optional=(
     chromium     # the test of the dashboard, which is left out without it
-    libpam0g-dev # the PAM example plugin
+    libpam0g-dev # headers for whoever writes PAM modules
 )
 
 is_installed() {

@@ -249,6 +249,7 @@ impl Control {
     }
 
     pub(super) fn set_auth(&self, auth: Auth) {
+        auth.set_events(self.0.events.clone());
         let _ = self.0.auth.set(auth);
     }
 

@@ -55,6 +55,9 @@ fn passwords_are_checked_and_whoever_fails_too_often_is_banned() {
     assert!(log_in(&arus, "alice", "right"));
     assert!(!log_in(&arus, "alice", "Right"));
     assert!(!log_in(&arus, "alice", "right"), "banned");
+    let (status, events) = arus.request("GET", "/api/v1/events?category=auth");
+    assert_eq!(status, 200);
+    assert_eq!(events["data"][0]["details"]["source"], "127.0.0.1", "{events}");
 }
 
 #[test]

@@ -40,6 +40,7 @@ use pool::Pool;
 use state::State;
 use voice::Voice;
 
+use super::events::{Category, Events, Severity};
 use crate::config::plan;
 use crate::policy::identity::Verdict;
 
@@ -67,6 +68,8 @@ struct Inner {
     pam: OnceLock<Pam>,
     counters: Counters,
     voice: Voice,
+    /// Once control has them.
+    events: OnceLock<Events>,
 }
 
 impl std::fmt::Debug for Auth {
@@ -101,7 +104,13 @@ impl Auth {
             pam,
             counters: Counters::default(),
             voice: Voice::default(),
+            events: OnceLock::new(),
         })))
+    }
+
+    /// Where bans are to be told.
+    pub(super) fn set_events(&self, events: Events) {
+        let _ = self.0.events.set(events);
     }
 
     /// Whether PAM is needed and its processes were never started.
@@ -215,6 +224,10 @@ impl Inner {
         if locked(&self.bans).fail(Source::of(source), failures, Instant::now()) {
             let seconds = failures.ban.as_secs();
             tracing::warn!(%source, seconds, "source banned after failed logins");
+            if let Some(events) = self.events.get() {
+                let details = serde_json::json!({ "source": source.to_string(), "seconds": seconds });
+                events.say(Severity::Warning, Category::Auth, "source banned after failed logins", details);
+            }
         }
     }
 

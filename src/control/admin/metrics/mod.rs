@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 
 use super::door::{Door, Shown};
+use crate::control::auth::Auth;
 use crate::control::handle::Control;
 use crate::control::{logging, recorder, users};
 use crate::stats::totals::{Reloads, Totals};
@@ -52,7 +53,7 @@ fn text(control: &Control, door: &Door, format: Format) -> String {
     flows::shards(&mut page, &totals.shards);
     flows::plugins(&mut page, &control.view().snapshot.plugins);
     flows::certificates(&mut page, &control.view().snapshot);
-    policy(&mut page);
+    policy(&mut page, control.auth());
     users(&mut page);
     losses(&mut page, &totals);
     admin(&mut page, door);
@@ -74,13 +75,16 @@ fn configuration(page: &mut Page, totals: &Totals) {
 }
 
 /// Counted by the parts of arus that decide.
-fn policy(page: &mut Page) {
+fn policy(page: &mut Page, auth: Option<&Auth>) {
     page.family("arus_acl_decisions_total", Kind::Counter, "Decisions of the access rules, by action.");
-    page.family(
+    let mut attempts = page.family(
         "arus_auth_attempts_total",
         Kind::Counter,
         "Attempts of SOCKS clients to log in, by method and result.",
     );
+    for (method, result, count) in auth.into_iter().flat_map(|auth| auth.counters().all()) {
+        attempts.sample(&[("method", method), ("result", result)], count);
+    }
 }
 
 fn users(page: &mut Page) {

@@ -207,9 +207,10 @@ unsafe extern "C" fn converse(
         return BUFFER_ERROR;
     }
     for index in 0..count {
-        let message = messages.wrapping_add(index);
-        // SAFETY: Linux-PAM gives an array of `count` pointers.
-        let message = unsafe { *message };
+        // SAFETY: Linux-PAM gives an array of `count` pointers, of which this is one.
+        let place = unsafe { messages.add(index) };
+        // SAFETY: as above, and the caller has set each of them.
+        let message = unsafe { *place };
         if message.is_null() {
             continue;
         }
@@ -223,9 +224,10 @@ unsafe extern "C" fn converse(
         let Some(answer) = answer else { continue };
         // SAFETY: the text ends with NUL; its copy belongs to the caller.
         let copy = unsafe { libc::strdup(answer.as_ptr()) };
-        let answer = answers.wrapping_add(index);
-        // SAFETY: `index` is within the `count` zeroed responses that were just allocated.
-        unsafe { (*answer).text = copy };
+        // SAFETY: `index` is within the `count` responses that were just allocated.
+        let response = unsafe { answers.add(index) };
+        // SAFETY: as above, and they are zeroed: a response with nothing in it.
+        unsafe { (*response).text = copy };
     }
     // SAFETY: `responses` was checked, and is a place for one pointer.
     unsafe { *responses = answers };

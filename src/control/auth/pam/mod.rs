@@ -209,6 +209,6 @@ pub(super) fn missing(service: &str) -> Option<(String, &'static str)> {
     }
     Some((
         format!("there is no PAM service `{service}`"),
-        "make /etc/pam.d/SERVICE: see docs/OPERATIONS.md, section 13",
+        "make /etc/pam.d/SERVICE: see docs/OPERATIONS.md, section 16",
     ))
 }

@@ -11,12 +11,13 @@ use crate::types::PluginIndex;
 
 #[test]
 fn defaults() {
-    let Plan { engine, log, admin, auth, listeners, upstreams, plugins, sessions, telemetry, demo, socks, acl } =
+    let Plan { engine, log, admin, auth, listeners, upstreams, plugins, sessions, telemetry, demo, socks, acl, qos } =
         plan(MINIMAL);
     assert_eq!(
         (acl.default, acl.file, acl.reevaluate, acl.rules.len()),
         (crate::policy::acl::Action::Block, None, true, 0)
     );
+    assert_eq!(qos, crate::policy::terms::Qos::default());
     assert_eq!((auth.methods.len(), auth.admits_anybody(), auth.needs_pam()), (1, true, false));
     assert_eq!((auth.failures.limit, auth.users.len(), &*auth.pam_service.name), (5, 0, "arus"));
     assert_eq!((socks.commands.words(), socks.socks4), (vec!["connect"], false));

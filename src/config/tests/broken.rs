@@ -52,11 +52,10 @@ fn unknown_keys_name_the_nearest() {
 #[test]
 fn keys_of_later_versions_are_named_as_such() {
     expect(
-        "[telemetry]\nmax_events = 1\n\n[qos]\nglobal = \"0\"\n\
+        "\n\n\n[qos]\nglobal = \"0\"\n\
          [[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nservice = \"socks\"\nupstream = \"u\"\n\
          [[upstream]]\nname = \"u\"\nbackends = [\"127.0.0.1:2\"]\n",
         &[
-            "1:2: `[telemetry]` is not in this version of arus (remove it)",
             "4:2: `[qos]` is not in this version of arus (remove it)",
             "9:11: `service` cannot be `socks` (did you mean `socks5`? one of \"tcp\", \"socks5\")",
         ],
@@ -176,7 +175,7 @@ fn listeners() {
             "17:1: `name` is missing",
             "17:1: a listener has neither an `upstream` nor a route (connections would have nowhere to go)",
             "18:10: `listen` is empty (such as \"127.0.0.1:8080\")",
-            "19:11: `service` cannot be `http` (one of \"tcp\", \"socks5\")",
+            "19:11: `service` cannot be `http` (did you mean `tcp`? one of \"tcp\", \"socks5\")",
             "21:8: `a b` cannot be a name (*)",
             "22:10: more than 4096 addresses in one listener",
         ],

@@ -21,6 +21,8 @@ required=(
     socat
     prometheus      # promtool, and a real one that scrapes arus
     python3-venv    # schemathesis, PySocks and python-socks, from PyPI
+    libpam0g        # PAM, with the modules that its tests call
+    libpam-modules
     netcat-openbsd  # SOCKS clients in tests
     dante-client
     iproute2        # ip, ss: network namespaces in tests

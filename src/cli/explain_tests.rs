@@ -141,8 +141,8 @@ fn says_which_rule_decides_for_socks() {
         explain(&plan, &plan.listeners[0], &Source::File("f".into()), &args, Some(access)).to_string()
     };
     let allowed = say(Some("alice"), &[], "A.x.com.:443");
-    assert!(allowed.contains("acl        allow by rule (f:9)") && !allowed.contains("rejected"), "{allowed}");
-    assert!(say(Some("bob"), &["DEV"], "a.x.com:443").contains("acl        allow by rule (f:9)"));
+    assert!(allowed.contains("acl        allow by rule (f:10)") && !allowed.contains("rejected"), "{allowed}");
+    assert!(say(Some("bob"), &["DEV"], "a.x.com:443").contains("acl        allow by rule (f:10)"));
     let blocked = say(Some("bob"), &[], "a.x.com:443");
     assert!(blocked.contains("acl        block (default)\nrejected   acl_blocked"), "{blocked}");
     assert!(

@@ -19,6 +19,9 @@ const ACTIONS: [(&str, Action); 2] = [("allow", Action::Allow), ("block", Action
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 
 /// `listeners`: the names of those there are.
+/// Of rules that do not say theirs.
+const PRIORITY: i32 = 100;
+
 pub(super) fn acl(raw: Option<&raw::Acl<'_>>, base: &Path, listeners: &[Name], report: &mut Report<'_>) -> Acl {
     let absent = raw::Acl::default();
     let raw = raw.unwrap_or(&absent);
@@ -42,7 +45,7 @@ pub(in crate::config) fn rules(raw: &[raw::AclRule<'_>], listeners: &[Name], rep
 fn rule(raw: &raw::AclRule<'_>, file: &Arc<str>, listeners: &[Name], report: &mut Report<'_>) -> Rule {
     let action = required(raw.action.as_ref(), "action", &raw.head, report);
     let action = word(action, "action", &ACTIONS, Action::Block, report);
-    let priority = raw.priority.as_ref().map_or(Some(0), |whole| {
+    let priority = raw.priority.as_ref().map_or(Some(PRIORITY), |whole| {
         let priority = i32::try_from(*whole.get_ref());
         report.accept(&whole.span(), priority.map_err(|_| Wrong::new("`priority` does not fit into 32 bits")))
     });
@@ -77,7 +80,7 @@ fn rule(raw: &raw::AclRule<'_>, file: &Arc<str>, listeners: &[Name], report: &mu
     });
     Rule {
         action,
-        priority: priority.unwrap_or_default(),
+        priority: priority.unwrap_or(PRIORITY),
         description: description.filter(|description| !description.is_empty()),
         conditions,
         file: Arc::clone(file),

@@ -162,7 +162,7 @@ fn listeners() {
             "17:1: `name` is missing",
             "17:1: a listener has neither an `upstream` nor a route (connections would have nowhere to go)",
             "18:10: `listen` is empty (such as \"127.0.0.1:8080\")",
-            "19:11: `service` cannot be `http` (one of \"tcp\", \"socks5\")",
+            "19:11: `service` cannot be `http` (did you mean `tcp`? one of \"tcp\", \"socks5\")",
             "21:8: `a b` cannot be a name (*)",
             "22:10: more than 4096 addresses in one listener",
         ],

@@ -36,5 +36,17 @@ fn what_is_wrong_is_said_at_its_place() {
     let text = "[qos]\nglobal = \"1\"\nper_user = { guaranteed = \"2KiB\", max = \"1KiB\" }\nconnections_per_user = -1\n\
                 users = [{ name = \"a\" }, { name = \"a\" }, { max = \"1KiB\" }, { name = \"b\", quota = { bytes = \"0\", per = \"week\" } }]\n";
     let text = format!("{text}{MINIMAL}");
-    expect(&text, &["2:10: `global` cannot be 1 bytes per second (\"1KiB\" to \"1TiB\", or \"0\" for no limit)"]);
+    expect(
+        &text,
+        &[
+            "2:10: `global` cannot be 1 bytes per second (\"1KiB\" to \"1TiB\", or \"0\" for no limit)",
+            "3:27: `guaranteed` (2048 bytes per second) is more than `max` (1024) (guarantee less)",
+            "4:24: `connections_per_user` cannot be -1 (0 to 10000000)",
+            "5:35: `a` has limits on line 5 already (one entry of `users` per user)",
+            "5:42: `name` is missing",
+            "5:50: `guaranteed` (2048 bytes per second) is more than `max` (1024) (guarantee less)",
+            "5:92: `bytes` cannot be 0 (without a quota, leave `quota` out)",
+            "5:103: `per` cannot be `week` (one of \"hour\", \"day\", \"month\")",
+        ],
+    );
 }

@@ -392,7 +392,7 @@ impl Half {
                         None => self.queue.append(chain),
                     }
                     // Where the kernel cannot cap a receive, or many small messages came, this is what stops it.
-                    if self.held() >= limit(ring) || self.is_bulk() {
+                    if self.held() >= limit(ring) || self.is_bulk() || self.has_a_piece() {
                         self.from.pause();
                     }
                 }

@@ -334,6 +334,7 @@ impl Session {
             && !user.count(direction == Direction::Up, bytes)
         {
             self.live.cut.cut(Reason::Quota, Blame::Policy);
+            self.shard.ring().note_activity();
         }
         let (shard, listener) = (self.shard.stats(), self.live.listener(&self.shard));
         let backend = self.live.backend().map(|backend| &backend.counters[usize::from(self.shard.id().0)]);

@@ -22,6 +22,12 @@ impl Half {
         }
     }
 
+    /// Whether rates are limited and so much is queued as goes at a time.
+    pub(super) fn has_a_piece(&self) -> bool {
+        let gate = self.gate.as_ref().filter(|_| self.is_paced);
+        gate.is_some_and(|gate| self.queue.len() >= gate.piece() as usize)
+    }
+
     /// Where rates are limited, what may be received at a time: nothing while something waits to be sent.
     pub(super) fn paced_piece(&self) -> Option<u32> {
         let gate = self.gate.as_ref().filter(|_| self.is_paced)?;

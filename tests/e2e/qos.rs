@@ -41,7 +41,7 @@ fn read_paced(stream: &mut Stream, seed: u64, len: u64, rate: u64, slack: u64) {
     while seen < len {
         let count = stream.read_some(&mut buffer).unwrap();
         assert!(count > 0, "the end after {seen} of {len}");
-        check(seed, seen, &buffer[..count]);
+        assert!(buffer[..count] == pattern(seed, seen, count), "wrong bytes after {seen}");
         seen += count as u64;
         // What had come before the clock began is within the slack.
         let most = began.elapsed().as_secs_f64() * rate as f64 + slack as f64;

@@ -32,7 +32,7 @@ fn limits(limits: &Limits) -> Value {
 /// As the file says it, exactly.
 fn size(bytes: u64) -> String {
     const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    match UNITS.iter().find(|(_, unit)| bytes > 0 && bytes % unit == 0) {
+    match UNITS.iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit)) {
         Some((unit, of)) => format!("{}{unit}", bytes / of),
         None if bytes == 0 => "0".into(),
         None => format!("{bytes}B"),

@@ -184,7 +184,11 @@ impl Membership {
         if self.user.quota.load(Ordering::Relaxed) == 0 {
             return true;
         }
-        self.user.used.fetch_add(bytes, Ordering::Relaxed);
+        // What a session that is cut for its quota takes back must not make room for another.
+        let is_taken_back = (bytes as i64) < 0;
+        if !is_taken_back || !self.user.is_out_of_quota() {
+            self.user.used.fetch_add(bytes, Ordering::Relaxed);
+        }
         !self.user.is_out_of_quota()
     }
 }

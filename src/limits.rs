@@ -113,6 +113,13 @@ pub const PLUGINS: usize = 256;
 pub const PLUGINS_PER_LISTENER: usize = 16;
 /// Bytes of a plugin's `config` text; what is larger belongs into a file of its own.
 pub const PLUGIN_CONFIG_BYTES: usize = 1024 * 1024;
+/// Users that are known at once, with sessions or a minute ago: some 300 bytes each, and only who is authenticated is one.
+pub const USERS: usize = 100_000;
+/// Users with limits of their own.
+pub const QOS_USERS: usize = 10_000;
+/// Bytes per second that a rate may have: what is less could not tell two small messages apart, what is more (a terabyte)
+/// is none.
+pub const RATES: std::ops::RangeInclusive<u64> = 1024..=1 << 40;
 /// UDP associations of a process that are counted by user: three descriptors each.
 pub const UDP_ASSOCIATIONS: u32 = 65_536;
 /// Targets of one UDP association that may answer; those that were used longest ago are forgotten first. More than a

@@ -2,6 +2,7 @@
 
 mod acl;
 mod auth;
+mod qos;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -145,6 +146,7 @@ fn tables(plan: &Plan) -> Vec<Table> {
         demo,
         socks,
         acl,
+        qos,
     } = plan;
     let mut tables = vec![
         self::engine(engine),
@@ -160,6 +162,7 @@ fn tables(plan: &Plan) -> Vec<Table> {
     tables.extend(demo.as_ref().map(demo_table));
     tables.push(self::socks(socks));
     tables.push(self::acl::acl(acl));
+    tables.push(self::qos::qos(qos));
     tables.extend(upstreams.iter().map(upstream));
     tables.extend(plugins.iter().map(plugin));
     tables.extend(listeners.iter().map(|listener| self::listener(listener, plan)));

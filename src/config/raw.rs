@@ -68,7 +68,7 @@ tables! {
         demo: Demo<'a>,
         socks: Socks<'a>,
         acl: Acl<'a>,
-        ; later: qos
+        qos: Qos<'a>,
     }
 
     Engine<'a> "[engine]" {
@@ -313,6 +313,33 @@ tables! {
         advertise: Text<'a>,
         socks4: Flag,
         upstream_proxy: Text<'a>,
+    }
+
+    Qos<'a> "[qos]" {
+        global: Spanned<Size>,
+        per_user: PerUser,
+        per_connection: Spanned<Size>,
+        connections_per_user: Whole,
+        users: List<QosUser<'a>>,
+    }
+
+    PerUser "[qos.per_user]" {
+        guaranteed: Spanned<Size>,
+        max: Spanned<Size>,
+        burst: Spanned<Size>,
+    }
+
+    QosUser<'a> "[[qos.users]]" {
+        name: Text<'a>,
+        guaranteed: Spanned<Size>,
+        max: Spanned<Size>,
+        burst: Spanned<Size>,
+        quota: Quota<'a>,
+    }
+
+    Quota<'a> "[qos.users.quota]" {
+        bytes: Spanned<Size>,
+        per: Text<'a>,
     }
 
     Demo<'a> "[demo]" {

@@ -57,6 +57,7 @@ pub(super) fn plan(state_dir: &Path) -> Plan {
         },
         telemetry: Telemetry { max_events: 100, retention: Duration::from_secs(3600) },
         demo: None,
+        qos: crate::config::plan::Qos::default(),
         acl: crate::config::plan::Acl {
             default: crate::policy::acl::Action::Allow,
             file: None,
@@ -200,6 +201,7 @@ pub(super) fn snapshot(plan: Plan) -> Arc<Snapshot> {
         upstream_tls: plan.upstreams.iter().map(|_| None).collect(),
         connections: states.connections(plan.engine.max_connections),
         associations: states.associations(),
+        users: states.users(&plan.qos),
         plugins: Vec::new(),
         watches: Arc::new([]),
         plan,

@@ -10,6 +10,7 @@ use super::admin::token::{self, Generated};
 use super::auth::pam;
 use super::prepare::{InForce, Prepared, Problem, prepare};
 use super::privilege::{self, Dropped, Identity};
+use super::quotas;
 use super::recorder::Sink;
 use super::socket::{self, SocketFile};
 use super::startup::{self, Ground};
@@ -91,6 +92,7 @@ pub(super) fn launch(plan: Plan, config: Option<&Path>) -> Result<Launched, Refu
     if let Store::Sqlite(path) = &plan.sessions.store {
         owned.extend(store::files(path).into_iter().filter(|file| file.is_file()));
     }
+    owned.extend(Some(quotas::path(&state_dir)).filter(|path| path.is_file()));
     owned.extend(Some(state_dir.join(crash::FILE)).filter(|path| path.is_file()));
     let pam = plan.auth.needs_pam().then(pam::start).transpose();
     let pam = pam.map_err(|error| one(format!("the PAM processes cannot be started: {error}")))?;

@@ -21,6 +21,7 @@ mod notice;
 pub mod plugins;
 mod prepare;
 mod privilege;
+mod quotas;
 mod recorder;
 mod reload;
 mod resolver;

@@ -23,6 +23,7 @@ use crate::config::plan::{Listener, Plan, Upstream};
 use crate::policy::acl::Acl;
 use crate::policy::budget::Budget;
 use crate::policy::rate::Rate;
+use crate::policy::users::clock;
 use crate::shard::command::{Bind, BindId, Handed, Handover, Snapshot};
 use crate::types::{Endpoint, Generation};
 use crate::upstream::state::BackendId;
@@ -211,6 +212,7 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
         upstream_tls: tls.upstreams,
         connections: states.connections(plan.engine.max_connections),
         associations: states.associations(),
+        users: states.users(&plan.qos),
         acl,
         plugins: plugins.processes,
         watches: plugins.watches,
@@ -285,6 +287,7 @@ fn remove_socket_file(path: &Path) {
 /// Brings the limits of states that were kept to what the plan says.
 fn set_limits(snapshot: &Snapshot) {
     snapshot.connections.set_limit(snapshot.plan.engine.max_connections);
+    snapshot.users.set(&snapshot.plan.qos, clock());
     for (listener, state) in snapshot.plan.listeners.iter().zip(&snapshot.listeners) {
         let limits = ListenerLimits::of(listener);
         state.connections.set_limit(limits.connections);

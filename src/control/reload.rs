@@ -156,7 +156,7 @@ impl Supervisor {
         plugins::announce(&view_before.snapshot.plugins, &snapshot.plugins);
         self.checks.follow(&snapshot);
         self.care.follow(&snapshot, self.in_force.tls_files());
-        self.recorder.reopen(&snapshot.plan.log);
+        self.recorder.reopen(&snapshot.plan.log, before.log != snapshot.plan.log);
         (self.relog)(&snapshot.plan.log);
         let mut changes = (self.diff)(before, &snapshot.plan);
         changes.extend(plugins::changed_libraries(&view_before.snapshot.plugins, &snapshot.plugins));

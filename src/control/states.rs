@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crossbeam::utils::CachePadded;
 
 use super::prepare::{ListenerLimits, backend_connections, queue_size};
-use crate::config::plan::{Address, Engine, Listener, Upstream};
+use crate::config::plan::{Address, Engine, Listener, Qos, Upstream};
 use crate::limits;
 use crate::policy::budget::Budget;
 use crate::policy::rate::Rate;
 use crate::policy::source::SourceTable;
+use crate::policy::users::{Users, clock};
 use crate::shard::command::Snapshot;
 use crate::stats::counters::ListenerState;
 use crate::upstream::state::{BackendId, BackendState, UpstreamState};
@@ -24,6 +25,7 @@ pub(super) struct States<'s> {
     upstreams: HashMap<&'s str, &'s Arc<UpstreamState>>,
     connections: Option<&'s Arc<Budget>>,
     associations: Option<&'s Arc<SourceTable>>,
+    users: Option<&'s Arc<Users>>,
     shards: u16,
     next_backend: u32,
 }
@@ -37,6 +39,7 @@ impl<'s> States<'s> {
             upstreams: upstreams.iter().map(|state| (&*state.name, state)).collect(),
             connections: in_force.map(|snapshot| &snapshot.connections),
             associations: in_force.map(|snapshot| &snapshot.associations),
+            users: in_force.map(|snapshot| &snapshot.users),
             shards,
             next_backend,
         }
@@ -53,6 +56,10 @@ impl<'s> States<'s> {
     /// An association has three descriptors, so a process has not nearly so many.
     pub(super) fn associations(&self) -> Arc<SourceTable> {
         self.associations.cloned().unwrap_or_else(|| Arc::new(SourceTable::new(limits::UDP_ASSOCIATIONS)))
+    }
+
+    pub(super) fn users(&self, qos: &Qos) -> Arc<Users> {
+        self.users.cloned().unwrap_or_else(|| Arc::new(Users::new(qos, clock())))
     }
 
     pub(super) fn listener(&self, listener: &Listener, engine: &Engine) -> Arc<ListenerState> {

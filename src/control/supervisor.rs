@@ -30,6 +30,7 @@ use super::hello;
 use super::launch::{Launched, Refused, launch};
 use super::plugins;
 use super::prepare::InForce;
+use super::quotas::{QuotaThread, Quotas};
 use super::recorder::{self, Recorder};
 use super::resolver::{self, Resolver};
 use super::signals::{Signal, Signals};
@@ -171,6 +172,7 @@ pub(super) struct Supervisor {
     pub(super) recorder: Recorder,
     _stats: StatsThread,
     _hangs: HangWatch,
+    _quotas: QuotaThread,
     _socket_file: SocketFile,
     pub(super) signals: Signals,
     pub(super) requests: mpsc::Receiver<Request>,
@@ -211,6 +213,8 @@ impl Supervisor {
         resolver.settle(FIRST_NAMES).await;
         let (in_force, handovers, _) = prepared.commit(&resolver.known().addresses());
         let Some(snapshot) = in_force.snapshot().cloned() else { return Err(vec!["nothing is in force".into()]) };
+        let mut quotas = Quotas::open(&plan.engine.state_dir);
+        quotas.tend(&snapshot.users, &plan.qos);
         if let Err(error) = first_apply(&shards, handovers, &mut events).await {
             in_force.remove_socket_files();
             return Err(vec![error]);
@@ -227,6 +231,7 @@ impl Supervisor {
         control.set_auth(auth.clone());
         let stats = StatsThread::spawn(control.clone()).map_err(one("no stats thread"))?;
         let hangs = HangWatch::spawn(control.clone()).map_err(one("no plugin-watch thread"))?;
+        let quotas = QuotaThread::spawn(control.clone(), quotas).map_err(one("no thread for quotas"))?;
         let mut checks = Checks::new(resolver.known().clone(), Arc::clone(&shards), control.events().clone());
         checks.follow(&snapshot);
         let listener = tokio::net::UnixListener::from_std(control_socket).map_err(one("control socket"))?;
@@ -262,6 +267,7 @@ impl Supervisor {
             recorder,
             _stats: stats,
             _hangs: hangs,
+            _quotas: quotas,
             _socket_file: socket_file,
             signals,
             requests,

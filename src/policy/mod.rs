@@ -1,9 +1,14 @@
 //! Limits and identity: how many connections, how fast, from whom, on whose behalf. Pure; no I/O, nothing blocks.
 
 pub mod acl;
+pub mod bucket;
 pub mod budget;
 pub mod host;
 pub mod identity;
+pub mod pace;
 pub mod permit;
 pub mod rate;
 pub mod source;
+pub mod terms;
+pub mod user;
+pub mod users;

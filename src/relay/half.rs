@@ -1,32 +1,26 @@
 //! One direction of a relay: a state machine that receives from one socket and sends to the other, through a transform
 //! where there is one.
 
+mod ask;
 mod look;
+mod rate;
 mod work;
 
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::aside::{Aside, Step};
+use super::pace::Gate;
 use super::transform::Transform;
-use crate::limits::{QUEUED_BYTES_PER_DIRECTION, QUEUED_BYTES_UNDER_PRESSURE};
-use crate::ring::{Ask, Queue, Receive, Received, Ring, SEND_BUFFERS, Send, Socket};
+use crate::policy::pace::Pace;
+use crate::ring::{Ask, Queue, Receive, Received, Ring, Send, Socket};
 use crate::types::{Blame, Reason};
+use ask::{LEAST_ASK, limit, what_to_ask};
 use work::Work;
 
-/// A direction may hold one part in so many of the buffers that lie idle, within its bounds: the fewer and larger the
-/// moves, the fewer times the peers are woken, and those buffers are there anyway.
-const SHARE_OF_IDLE: usize = 8;
-/// And never more than one part in so many of those that can still be had by growth: as slow readers become many, each
-/// may hold less, and there is always something left for the others.
-const SHARE_OF_AVAILABLE: usize = 16;
-/// Buffers that a direction asks for to begin with. An ask doubles when it is used up at once, and shrinks again.
-const LEAST_ASK: u16 = 2;
-const LARGEST_ASK: u16 = SEND_BUFFERS as u16;
 /// Sends after which a socket counts as busy.
 const BUSY: u8 = 32;
-/// Buffers of a large piece.
-const BULK_PIECE: usize = 4;
 /// Buffers that came in large pieces without a small one between, after which a direction counts as bulk: 8 MiB, so that
 /// short answers never pay for a pipe.
 const BULK: u64 = 512;
@@ -63,6 +57,9 @@ pub(super) struct Half {
     lacks_buffer: bool,
     /// While the direction does not go through the shard's buffers.
     aside: Option<Aside>,
+    gate: Option<Gate>,
+    /// Rates are limited now.
+    is_paced: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +119,7 @@ impl From<io::Error> for Trouble {
 
 impl Half {
     /// `ahead` was received from `from` before.
-    pub(super) fn new(from: Receive, ahead: Queue, way: Way) -> Self {
+    pub(super) fn new(from: Receive, ahead: Queue, way: Way, pace: Option<Rc<Pace>>) -> Self {
         let Way { preface, transform } = way;
         let (preface_len, mut queue, mut inbox) = (preface.len(), preface, ahead);
         if transform.is_none() {
@@ -144,6 +141,8 @@ impl Half {
             sends: 0,
             lacks_buffer: false,
             aside: None,
+            gate: pace.map(Gate::new),
+            is_paced: false,
         }
     }
 
@@ -192,6 +191,7 @@ impl Half {
         if self.flow.is_over() {
             return (progress, None);
         }
+        self.is_paced = self.gate.as_ref().is_some_and(Gate::is_limited);
         if let Err(error) = self.finish_send(to, &mut progress) {
             self.flow = Flow::Refused;
             self.from.pause();
@@ -199,7 +199,7 @@ impl Half {
             ring.release(self.inbox.take());
             return (progress, Some(error.into()));
         }
-        if self.is_aside(ring, from, to) {
+        if self.is_aside(ring, from, to, context) {
             let trouble = self.poll_aside(from, to, context, &mut progress);
             // What went aside for want of a buffer still has to go through the transform.
             if trouble.is_some() || self.transform.is_none() || self.aside.is_some() {
@@ -208,7 +208,7 @@ impl Half {
         }
         let trouble = self.poll_copy(ring, from, to, back, context, &mut progress);
         // It has only now turned out that there is no buffer.
-        if trouble.is_none() && self.lacks_buffer && self.is_aside(ring, from, to) {
+        if trouble.is_none() && self.lacks_buffer && self.is_aside(ring, from, to, context) {
             let trouble = self.poll_aside(from, to, context, &mut progress);
             return (progress, trouble);
         }
@@ -217,14 +217,16 @@ impl Half {
 
     /// Whether the direction goes another way than through the shard's buffers; it begins with that at a moment when
     /// nothing is queued, in flight or asked for.
-    fn is_aside(&mut self, ring: &Ring, from: &Socket, to: &Socket) -> bool {
+    fn is_aside(&mut self, ring: &Ring, from: &Socket, to: &Socket, context: &Context<'_>) -> bool {
         if self.aside.is_none() && self.rests() && !self.is_pending() && self.from.is_at_rest() {
             if self.is_bulk() && from.can_splice() && to.can_splice() {
                 self.aside = ring.pipe().map(Aside::splice);
             }
             // Not to be tried again for every piece where there is no pipe.
             self.bulk = 0;
-            if std::mem::take(&mut self.lacks_buffer) && self.aside.is_none() {
+            if self.aside.is_none() && self.lacks_buffer && self.may_send(ring, 0, context) {
+                self.note_sent(0);
+                self.lacks_buffer = false;
                 self.aside = Some(Aside::detour(ring, from, self.transform.is_some()));
             }
         }
@@ -238,7 +240,15 @@ impl Half {
         context: &mut Context<'_>,
         progress: &mut Progress,
     ) -> Option<Trouble> {
-        let step = self.aside.as_mut()?.poll(from, to, &mut self.inbox, context, progress);
+        let before = progress.count;
+        let step = match self.aside.as_mut()? {
+            // A limit that has come meanwhile.
+            Aside::Splice(splice) if self.is_paced && !splice.is_pending() => Step::Small,
+            aside => aside.poll(from, to, &mut self.inbox, context, progress),
+        };
+        if let Some(gate) = self.gate.as_ref().filter(|_| self.is_paced) {
+            gate.charge(progress.count - before);
+        }
         let (flow, error) = match step {
             // Who waits for `to` would not learn that `from` has gone.
             Step::Waits if self.from.has_failed() => {
@@ -275,12 +285,13 @@ impl Half {
     ) -> Option<Trouble> {
         let failed = self.receive(ring, from, back, context, progress).err();
         let trouble = self.transform(ring, back, context, progress).or(failed.map(Into::into));
-        if self.sending.is_none() && !self.queue.is_empty() {
+        if self.sending.is_none() && !self.queue.is_empty() && self.may_send(ring, self.queue.len(), context) {
             self.sends = self.sends.saturating_add(1);
             if self.sends == BUSY {
                 to.pin();
             }
             let send = to.send(self.queue.chain_mut(), &self.from);
+            self.note_sent(send.bytes());
             progress.count += self.count_sending(send.bytes());
             self.sending = Some(send);
         }
@@ -290,6 +301,8 @@ impl Half {
             // The next thing to happen is that more is received: the end of a send that succeeds need wake nobody.
             (Some(_), Flow::Open) if idle && through && self.from.is_armed() => {}
             (Some(send), _) => send.wake(context),
+            // The gate wakes.
+            (None, _) if !idle => {}
             (None, Flow::Ending) if self.transform.is_none() || matches!(self.work, Work::Done) => {
                 self.flow = Flow::Ended;
             }
@@ -360,8 +373,13 @@ impl Half {
     ) -> Result<(), io::Error> {
         while self.flow == Flow::Open {
             let (held, ask) = (self.held(), usize::from(self.ask));
-            let rests = self.rests();
-            match self.from.poll(context, || if rests { Ask::default() } else { what_to_ask(ring, held, ask) }) {
+            let (rests, piece) = (self.rests(), self.paced_piece());
+            let ask = || match piece {
+                _ if rests => Ask::default(),
+                Some(piece) => Ask { total: piece, at_once: piece.min((ask * ring.buffer_size()) as u32) },
+                None => what_to_ask(ring, held, ask),
+            };
+            match self.from.poll(context, ask) {
                 Poll::Pending => break,
                 Poll::Ready(Received::Data(chain)) => {
                     progress.received = true;
@@ -374,7 +392,7 @@ impl Half {
                         None => self.queue.append(chain),
                     }
                     // Where the kernel cannot cap a receive, or many small messages came, this is what stops it.
-                    if self.held() >= limit(ring) || self.is_bulk() {
+                    if self.held() >= limit(ring) || self.is_bulk() || self.has_a_piece() {
                         self.from.pause();
                     }
                 }
@@ -399,17 +417,7 @@ impl Half {
     }
 
     fn is_bulk(&self) -> bool {
-        self.bulk >= BULK && self.transform.is_none()
-    }
-
-    fn adapt(&mut self, received: usize) {
-        let ask = usize::from(self.ask);
-        self.bulk = if received >= BULK_PIECE { self.bulk + received as u64 } else { 0 };
-        if received * 2 >= ask && received > 1 {
-            self.ask = (self.ask * 2).min(LARGEST_ASK);
-        } else if received * 8 <= ask {
-            self.ask = (self.ask / 2).max(LEAST_ASK);
-        }
+        self.bulk >= BULK && self.transform.is_none() && !self.is_paced
     }
 
     /// Buffers with what is on its way. What the transform waits to have more of does not count: it is bounded, and to
@@ -420,26 +428,4 @@ impl Half {
         let inbox = if waits { self.inbox.count() + inside() } else { 0 };
         inbox + self.queue.count() + self.sending.as_ref().map_or(0, Send::buffers)
     }
-}
-
-/// Buffers that a direction may hold now.
-fn limit(ring: &Ring) -> usize {
-    let buffers = |bytes: usize| (bytes / ring.buffer_size()).max(2);
-    let (least, most) = (buffers(QUEUED_BYTES_UNDER_PRESSURE), buffers(QUEUED_BYTES_PER_DIRECTION));
-    let wanted = match ring.has_grown() {
-        true => least,
-        false => (ring.buffers_idle() / SHARE_OF_IDLE).clamp(least, most),
-    };
-    wanted.min(ring.buffers_available() / SHARE_OF_AVAILABLE).max(1)
-}
-
-/// What to ask for, `ask` buffers at once: nothing while more than half of what may be held is held, so that asking is
-/// worth its cost.
-fn what_to_ask(ring: &Ring, held: usize, ask: usize) -> Ask {
-    let limit = limit(ring);
-    if held * 2 > limit {
-        return Ask::default();
-    }
-    let size = ring.buffer_size();
-    Ask { total: ((limit - held) * size) as u32, at_once: (ask * size) as u32 }
 }

@@ -9,6 +9,7 @@ mod cut;
 mod detour;
 mod fill;
 mod half;
+mod pace;
 pub mod sight;
 mod splice;
 #[cfg(test)]
@@ -17,9 +18,11 @@ mod transform;
 pub mod verdict;
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::policy::pace::Pace;
 use crate::ring::{Inlet, Queue, Ring, Socket, Timer};
 use crate::types::{Blame, Reason};
 pub use cut::Cut;
@@ -70,6 +73,8 @@ pub struct Line {
     pub down: Way,
     /// A plugin wants no such connection: both sides are told goodbye at once.
     pub is_refused: bool,
+    /// How fast bytes may go, both ways together.
+    pub pace: Option<Rc<Pace>>,
 }
 
 impl Line {
@@ -77,7 +82,7 @@ impl Line {
     #[must_use]
     pub fn plain(ring: &Ring, client: Inlet, upstream: Inlet) -> Self {
         let way = || Way { preface: Queue::new(ring.pool()), transform: None };
-        Self { client, upstream, up: way(), down: way(), is_refused: false }
+        Self { client, upstream, up: way(), down: way(), is_refused: false, pace: None }
     }
 }
 
@@ -85,12 +90,12 @@ impl Line {
 /// all. The sockets are closed when the future is gone; here it is decided whether with FIN or RST.
 pub async fn run(ring: &Ring, line: Box<Line>, terms: Terms, cut: &Cut, count: impl Fn(Direction, i64)) -> Tally {
     // In a box, as a future keeps room for its arguments as long as it lives.
-    let Line { client: Inlet { socket: client, receive, ahead }, upstream, up, down, is_refused } = *line;
-    let up = Half::new(receive, ahead, up);
+    let Line { client: Inlet { socket: client, receive, ahead }, upstream, up, down, is_refused, pace } = *line;
+    let up = Half::new(receive, ahead, up, pace.clone());
     let Inlet { socket: upstream, receive, ahead } = upstream;
     let mut relay = Relay {
         up,
-        down: Half::new(receive, ahead, down),
+        down: Half::new(receive, ahead, down, pace),
         client,
         upstream,
         fault: None,

@@ -15,6 +15,7 @@ use super::*;
 use crate::ring::First;
 use crate::ring::tests::{TINY, on_ring, paths};
 
+mod pace;
 mod tls;
 
 /// Relays between two sockets as they are.

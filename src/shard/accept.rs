@@ -14,7 +14,8 @@ use socket2::SockRef;
 
 use super::command::BindId;
 use super::generation::Generation;
-use super::session::{Leases, Session, reject};
+use super::reject::reject;
+use super::session::{Leases, Session};
 use super::{Shard, conn};
 use crate::policy::permit::Permit;
 use crate::policy::source::SourceLease;

@@ -17,6 +17,7 @@ use crate::policy::acl::Acl;
 use crate::policy::budget::Budget;
 use crate::policy::identity;
 use crate::policy::source::SourceTable;
+use crate::policy::users::Users;
 use crate::relay::sight::Sight;
 use crate::stats::counters::{ListenerState, ShardStats};
 use crate::stats::latency::Latencies;
@@ -44,6 +45,8 @@ pub struct Snapshot {
     pub connections: Arc<Budget>,
     /// UDP associations by user, or by source where there is none.
     pub associations: Arc<SourceTable>,
+    /// Who has sessions, and how fast they may go.
+    pub users: Arc<Users>,
     /// In the order of the plan's plugins.
     pub plugins: Vec<Arc<Process>>,
     /// By shard: which plugin it is in now. The same over all reloads.

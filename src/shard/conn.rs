@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::Poll;
 
 use futures_lite::FutureExt;
@@ -75,7 +76,8 @@ async fn establish(
     let down = Transform::new(Direction::Down, pool, open_down, line_down, seal_down);
     let up = Way { preface: preface_up, transform: up };
     let down = Way { preface: preface_down, transform: down };
-    Ok((Box::new(Line { client, upstream, up, down, is_refused }), place))
+    let pace = Some(Rc::new(session.pace()));
+    Ok((Box::new(Line { client, upstream, up, down, is_refused, pace }), place))
 }
 
 /// What plugins say to a connection.

@@ -10,6 +10,7 @@ mod generation;
 mod greet;
 mod look;
 mod reach;
+mod reject;
 mod session;
 mod socks;
 

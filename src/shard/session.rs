@@ -11,7 +11,10 @@ use super::access::Asked;
 use super::generation::Generation;
 use crate::config::plan;
 use crate::policy::budget::Lease;
+use crate::policy::pace::Pace;
 use crate::policy::source::SourceLease;
+use crate::policy::user::Membership;
+use crate::policy::users::clock;
 use crate::relay::{Cut, Direction};
 use crate::stats::counters::{Handshake, ListenerCounters, add, sub};
 use crate::stats::datagrams::Datagrams;
@@ -81,6 +84,7 @@ pub(super) struct Session {
     key: usize,
     _leases: Leases,
     of_source: Cell<Option<SourceLease>>,
+    of_user: OnceCell<Membership>,
     outcome: Option<Outcome>,
 }
 
@@ -199,7 +203,15 @@ impl Session {
         add(&shard.stats().active, 1);
         add(&live.listener(shard).active, 1);
         let key = shard.sessions.borrow_mut().insert(Rc::clone(&live));
-        Self { shard: Rc::clone(shard), live, key, _leases: leases, of_source: Cell::new(None), outcome: None }
+        Self {
+            shard: Rc::clone(shard),
+            live,
+            key,
+            _leases: leases,
+            of_source: Cell::new(None),
+            of_user: OnceCell::new(),
+            outcome: None,
+        }
     }
 
     pub(super) fn shard(&self) -> &Rc<Shard> {
@@ -237,9 +249,20 @@ impl Session {
         self.of_source.set(lease);
     }
 
-    /// Notes who the client has proved to be.
-    pub(super) fn set_user(&self, user: Name) {
-        self.live.user.replace(Some(user));
+    /// Notes who the client has proved to be, and counts the session as one of the user's until it ends.
+    ///
+    /// # Errors
+    /// When the user may have no more.
+    pub(super) fn set_user(&self, user: Name) -> Result<(), Reason> {
+        self.live.user.replace(Some(Name::clone(&user)));
+        let _ = self.of_user.set(self.generation().snapshot.users.enter(&user, clock())?);
+        Ok(())
+    }
+
+    /// How fast the session may go.
+    pub(super) fn pace(&self) -> Pace {
+        let users = &self.generation().snapshot.users;
+        self.of_user.get().map_or_else(|| Pace::anonymous(users), |membership| Pace::of(users, membership))
     }
 
     /// Notes where the client wants to go.
@@ -307,6 +330,12 @@ impl Session {
     pub(super) fn count(&self, direction: Direction, bytes: i64) {
         // Counters wrap, so that adding a negative number subtracts.
         let bytes = bytes as u64;
+        if let Some(user) = self.of_user.get()
+            && !user.count(direction == Direction::Up, bytes)
+        {
+            self.live.cut.cut(Reason::Quota, Blame::Policy);
+            self.shard.ring().note_activity();
+        }
         let (shard, listener) = (self.shard.stats(), self.live.listener(&self.shard));
         let backend = self.live.backend().map(|backend| &backend.counters[usize::from(self.shard.id().0)]);
         match direction {
@@ -389,48 +418,5 @@ impl Drop for Session {
             shard.record(summary);
         }
         shard.session_ended();
-    }
-}
-
-/// Counts a connection that was refused before it became a session.
-pub(super) fn reject(
-    shard: &Rc<Shard>,
-    generation: &Rc<Generation>,
-    listener: ListenerIndex,
-    client: Client,
-    reason: Reason,
-) {
-    let state = &generation.snapshot.listeners[usize::from(listener.0)];
-    add(&state.counters[usize::from(shard.id().0)].rejected[reason as usize], 1);
-    add(&shard.stats().rejected, 1);
-    if generation.keeps_summaries() {
-        shard.record(Summary {
-            id: shard.new_session_id(),
-            shard: shard.id(),
-            generation: generation.snapshot.generation,
-            listener: Arc::clone(&state.name),
-            client,
-            source: client,
-            service: generation.snapshot.plan.listeners[usize::from(listener.0)].service,
-            protocol: Protocol::Tcp,
-            user: None,
-            target: None,
-            rule: None,
-            tls: None,
-            backend: None,
-            remote: None,
-            start: shard.wall_clock(shard.ring().now()),
-            duration: Duration::ZERO,
-            connect: None,
-            first_byte: None,
-            bytes_up: 0,
-            bytes_down: 0,
-            datagrams_up: 0,
-            datagrams_down: 0,
-            state: State::Rejected,
-            stage: Stage::Accept,
-            blame: Some(Blame::Policy),
-            reason: Some(reason),
-        });
     }
 }

@@ -219,6 +219,7 @@ fn switched_off_and_on_by_a_reload() {
     let arus = one(&a, "format = \"json\"\naccess = \"off\"");
     let web = arus.address("web");
     (0..5).for_each(|_| drop(ask(&web)));
+    arus.wait_active(0);
     let text = std::fs::read_to_string(arus.config()).unwrap();
     std::fs::write(arus.config(), text.replace("\"off\"", "\"stderr\"")).unwrap();
     reload(&arus).unwrap();

@@ -88,7 +88,8 @@ fn works_in_a_browser() {
          [[upstream]]\nname = \"gone\"\nbackends = [\"{}\"]\noutlier = {{ failures = 2, eject = \"60s\" }}\nretries = 0\n\
          [[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nupstream = \"app\"\n\
          [[listener]]\nname = \"flood\"\nlisten = \"127.0.0.1:0\"\nupstream = \"flood\"\n\
-         [[listener]]\nname = \"gone\"\nlisten = \"127.0.0.1:0\"\nupstream = \"gone\"\n",
+         [[listener]]\nname = \"gone\"\nlisten = \"127.0.0.1:0\"\nupstream = \"gone\"\n\
+         [[acl.rule]]\naction = \"allow\"\ndescription = \"to the web\"\ndestinations = [\"*.example.com\"]\nports = [\"443\"]\n",
         echo.address(),
         flood.address(),
         closed.address()

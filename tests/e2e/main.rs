@@ -25,6 +25,7 @@ mod peers;
 mod plugins;
 mod pressure;
 mod proxy_protocol;
+mod qos;
 mod queue;
 mod relay;
 mod reload;

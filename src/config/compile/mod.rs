@@ -10,6 +10,7 @@ mod hash;
 mod listener;
 mod plugin;
 mod proxy;
+mod qos;
 mod sessions;
 mod socks;
 mod tls;
@@ -36,6 +37,7 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
     let auth = auth::auth(raw.auth.as_ref(), report);
     let demo = engine::demo(raw.demo.as_ref(), report);
     let socks = socks::socks(raw.socks.as_ref(), report);
+    let qos = qos::qos(raw.qos.as_ref(), report);
     let timeouts = engine::timeouts(raw.timeouts.as_ref(), report);
 
     let raw_upstreams = raw.upstream.as_deref().unwrap_or_default();
@@ -85,7 +87,7 @@ pub(super) fn compile(raw: &raw::File<'_>, base: &Path, environment: &Environmen
     let acl = acl::acl(raw.acl.as_ref(), base, &known, report);
     scope.upstreams.warn_unused(report);
     scope.plugins.warn_unused(report);
-    Plan { engine, log, admin, listeners, upstreams, plugins, demo, socks, auth, acl, sessions, telemetry }
+    Plan { engine, log, admin, listeners, upstreams, plugins, demo, socks, auth, acl, qos, sessions, telemetry }
 }
 
 /// Refuses a list of tables that is too long, at the first one too many; hands on those that may be.

@@ -23,6 +23,7 @@ pub use sessions::{Sessions, Store, Telemetry};
 pub use socks::{Commands, ProxyCredentials, Socks, UpstreamProxy};
 pub use tls::{ClientAuth, File, Identity, KeyPair, Place, TlsIn, TlsOut, TlsVersion, UnknownSni};
 
+pub use crate::policy::terms::Qos;
 pub use crate::types::Service;
 use crate::types::{Endpoint, ListenerIndex, Name, PluginIndex, UpstreamIndex};
 
@@ -43,6 +44,7 @@ pub struct Plan {
     pub demo: Option<Demo>,
     pub socks: Socks,
     pub acl: Acl,
+    pub qos: Qos,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -5,7 +5,7 @@ use super::*;
 /// Every line of findings must begin with its line of `expected` and nothing else may be found. A `*` stands for any
 /// text.
 #[track_caller]
-fn expect(text: &str, expected: &[&str]) {
+pub(super) fn expect(text: &str, expected: &[&str]) {
     let errors = read(text).expect_err(text);
     let found: Vec<String> = errors.findings.iter().map(ToString::to_string).collect();
     let matches = |found: &str, expected: &str| {
@@ -45,19 +45,6 @@ fn unknown_keys_name_the_nearest() {
             "14:15: unknown key `adress` in `[[upstream.backends]]` (did you mean `address`?)",
             "15:12: unknown key `intervall` in `[upstream.health]` (did you mean `interval`?)",
             "15:37: `rise` cannot be 0 (1 to 1000)",
-        ],
-    );
-}
-
-#[test]
-fn keys_of_later_versions_are_named_as_such() {
-    expect(
-        "\n\n\n[qos]\nglobal = \"0\"\n\
-         [[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nservice = \"socks\"\nupstream = \"u\"\n\
-         [[upstream]]\nname = \"u\"\nbackends = [\"127.0.0.1:2\"]\n",
-        &[
-            "4:2: `[qos]` is not in this version of arus (remove it)",
-            "9:11: `service` cannot be `socks` (did you mean `socks5`? one of \"tcp\", \"socks5\")",
         ],
     );
 }

@@ -11,12 +11,13 @@ use crate::types::PluginIndex;
 
 #[test]
 fn defaults() {
-    let Plan { engine, log, admin, auth, listeners, upstreams, plugins, sessions, telemetry, demo, socks, acl } =
+    let Plan { engine, log, admin, auth, listeners, upstreams, plugins, sessions, telemetry, demo, socks, acl, qos } =
         plan(MINIMAL);
     assert_eq!(
         (acl.default, acl.file, acl.reevaluate, acl.rules.len()),
         (crate::policy::acl::Action::Block, None, true, 0)
     );
+    assert_eq!(qos, crate::policy::terms::Qos::default());
     assert_eq!((auth.methods.len(), auth.admits_anybody(), auth.needs_pam()), (1, true, false));
     assert_eq!((auth.failures.limit, auth.users.len(), &*auth.pam_service.name), (5, 0, "arus"));
     assert_eq!((socks.commands.words(), socks.socks4), (vec!["connect"], false));
@@ -125,6 +126,11 @@ fn reloads_in_words() {
             "acl: file none -> /etc/arus/acl.toml",
             "acl: rule block at 100, users alice, groups dev, sources 10.0.0.0/8, destinations *.example.com 192.0.2.0/24 2001:db8::/32 host.example api.*.com, ports 25 465 587, protocols tcp udp, listeners socks, description \"no mail from here\" added",
             "acl: rule allow at 100, destinations 127.0.0.1 localhost, ports 8080, description \"to the web server of this machine\" added",
+            "qos: global 0 -> 104857600",
+            "qos: per_user guaranteed 0, max 0, burst 0 -> guaranteed 131072, max 12582912, burst 1048576",
+            "qos: per_connection 0 -> 52428800",
+            "qos: connections_per_user 0 -> 100",
+            "qos: user alice added",
             "upstream db: added",
             "plugin filter: added",
             "listener web: route from 10.0.0.0/8 for db.example.com or *.db.example.com speaking postgresql to db added",

@@ -7,6 +7,7 @@ mod acl;
 mod auth;
 mod broken;
 mod meaning;
+mod qos;
 mod tls;
 
 use std::collections::BTreeSet;

@@ -4,6 +4,7 @@
 //! without `..`, so that a new key does not compile until it is shown here (or left out by name, as a secret is).
 
 mod auth;
+mod qos;
 
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ fn plan(plan: &Plan) -> Value {
         upstreams,
         plugins,
         acl: rules,
+        qos: rates,
         sessions: finished,
         telemetry: t,
         demo: d,
@@ -49,6 +51,7 @@ fn plan(plan: &Plan) -> Value {
         "upstream": upstreams.iter().map(upstream).collect::<Vec<_>>(),
         "socks": socks(s),
         "acl": super::acl::shown(rules),
+        "qos": qos::qos(rates),
         "plugin": plugins.iter().map(plugin).collect::<Vec<_>>(),
         "sessions": sessions(finished),
         "telemetry": telemetry(t),

@@ -40,6 +40,7 @@ pub struct Overview {
 }
 
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = SessionTotals)]
 pub struct Totals {
     pub sessions: u64,
     pub active: u64,

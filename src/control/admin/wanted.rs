@@ -12,6 +12,8 @@ use crate::control::store::{Filter, Order, Place, Sort, Source};
 use crate::types::State;
 
 const PAGE: usize = 100;
+/// No store has so many.
+const LAST_PAGE: usize = 1_000_000_000;
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -24,9 +26,9 @@ pub(super) struct Wanted {
     destination: Option<String>,
     listener: Option<String>,
     since: Option<String>,
-    #[param(value_type = Option<u32>, minimum = 1)]
+    #[param(value_type = Option<u64>, minimum = 1, maximum = 1000000000)]
     page: Option<String>,
-    #[param(value_type = Option<u32>, minimum = 1, maximum = 10000)]
+    #[param(value_type = Option<u64>, minimum = 1, maximum = 10000)]
     page_size: Option<String>,
     #[param(pattern = "^(start|end|duration|bytes_up|bytes_down|bytes)?$")]
     sort: Option<String>,
@@ -71,13 +73,13 @@ impl Wanted {
             read(
                 value,
                 |text| text.parse::<usize>().ok().filter(|n| *n > 0),
-                || format!("page counts from 1, and page_size is 1 to {PAGE_SIZE}"),
+                || format!("page is 1 to {LAST_PAGE}, and page_size is 1 to {PAGE_SIZE}"),
             )
             .map(|number| number.unwrap_or(default))
         };
         let (page, page_size) = (number(&self.page, 1)?, number(&self.page_size, PAGE)?);
-        if page_size > PAGE_SIZE {
-            return Err(bad(format!("page counts from 1, and page_size is 1 to {PAGE_SIZE}")));
+        if page > LAST_PAGE || page_size > PAGE_SIZE {
+            return Err(bad(format!("page is 1 to {LAST_PAGE}, and page_size is 1 to {PAGE_SIZE}")));
         }
         Ok(Question { filter, order, page, page_size })
     }

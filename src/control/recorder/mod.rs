@@ -52,7 +52,7 @@ pub(super) struct Recorder {
 #[derive(Debug)]
 enum Order {
     /// Write elsewhere, or to the same file opened anew (log rotation).
-    Use(Sink, LogFormat),
+    Use(Sink, LogFormat, Sender<()>),
     /// Answer once everything that has come is on the store's shelf.
     Settle(Sender<()>),
     Finish,
@@ -77,10 +77,17 @@ impl Recorder {
         Ok(Self { orders, finished, _thread: thread })
     }
 
-    /// Opens the access log of a new configuration; where that fails the old one goes on.
-    pub(super) fn reopen(&self, log: &Log) {
+    /// Opens the access log of a new configuration; where that fails the old one goes on. One that `is_another` is in use
+    /// when this returns (but a blocked one is not waited for long), so that whoever asked for it finds in it what ends
+    /// from then on.
+    pub(super) fn reopen(&self, log: &Log, is_another: bool) {
         match Sink::open(&log.access) {
-            Ok(sink) => drop(self.orders.send(Order::Use(sink, log.format))),
+            Ok(sink) => {
+                let (reply, used) = bounded(1);
+                if self.orders.send(Order::Use(sink, log.format, reply)).is_ok() && is_another {
+                    let _ = used.recv_timeout(10 * PAUSE);
+                }
+            }
             Err(error) => tracing::warn!("{error}; the access log goes on where it was"),
         }
     }
@@ -137,13 +144,14 @@ impl Journal {
                     Err(_) => return,
                 },
                 recv(orders) -> order => match order {
-                    Ok(Order::Use(sink, format)) => (self.sink, self.format) = (sink, format),
+                    Ok(Order::Use(sink, format, reply)) => {
+                        // What ended before the change belongs to the log before it.
+                        self.write_waiting(summaries, &mut batch);
+                        (self.sink, self.format) = (sink, format);
+                        let _ = reply.try_send(());
+                    }
                     Ok(Order::Settle(reply)) => {
-                        // Not what comes meanwhile: it has no end.
-                        for _ in 0..summaries.len() {
-                            let Ok(summary) = summaries.try_recv() else { break };
-                            self.write_batch(summary, summaries, &mut batch);
-                        }
+                        self.write_waiting(summaries, &mut batch);
                         let _ = reply.try_send(());
                     }
                     Ok(Order::Finish) | Err(_) => {
@@ -156,6 +164,14 @@ impl Journal {
                 },
                 recv(complaint) -> _ => self.lost.complain(),
             }
+        }
+    }
+
+    /// Writes what waits now, and not what comes meanwhile: that has no end.
+    fn write_waiting(&mut self, summaries: &Receiver<Summary>, batch: &mut Vec<u8>) {
+        for _ in 0..summaries.len() {
+            let Ok(summary) = summaries.try_recv() else { break };
+            self.write_batch(summary, summaries, batch);
         }
     }
 
@@ -310,7 +326,7 @@ pub(super) mod tests {
             std::thread::yield_now();
         }
         std::fs::rename(&path, &rotated).unwrap();
-        recorder.reopen(&log(&path));
+        recorder.reopen(&log(&path), false);
         while !recorder.orders.is_empty() {
             std::thread::yield_now();
         }
@@ -324,7 +340,7 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         let (sender, recorder) = recorder(&path);
-        recorder.reopen(&log(Path::new("/nonexistent/access.log")));
+        recorder.reopen(&log(Path::new("/nonexistent/access.log")), true);
         sender.send(summary("web")).unwrap();
         recorder.finish(Duration::from_secs(10));
         assert_eq!(lines(&path), 1);

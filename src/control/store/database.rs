@@ -60,7 +60,8 @@ impl Database {
     }
 
     pub(super) fn check(&self) -> Result<(), Fault> {
-        file::check(&self.connection)
+        // By another connection: this one has pages in its cache that may be better than the file.
+        file::check(&file::open_to_read(&self.path)?)
     }
 
     /// Writes a batch. One that was written already, though it did not seem so, is left alone.

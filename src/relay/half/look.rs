@@ -2,6 +2,7 @@
 
 use super::{Flow, Half, Work};
 use crate::relay::aside::Aside;
+use crate::relay::pace::Gate;
 use crate::relay::sight::{Holdup, Inside};
 
 impl Half {
@@ -13,6 +14,8 @@ impl Half {
             Some(Holdup::Buffers)
         } else if held_back > 0 && matches!(self.work, Work::Wants) {
             Some(Holdup::Plugin)
+        } else if self.gate.as_ref().is_some_and(Gate::waits) {
+            Some(Holdup::Pace)
         } else {
             None
         };

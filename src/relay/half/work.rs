@@ -4,7 +4,8 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::{Back, Flow, Half, Progress, Trouble, limit};
+use super::ask::limit;
+use super::{Back, Flow, Half, Progress, Trouble};
 use crate::relay::transform::Turn;
 use crate::ring::{Ring, Send, Socket, Timer};
 use crate::types::{Blame, Reason};

@@ -97,9 +97,14 @@ async fn serve(
         let sum = if direction == Direction::Up { &sent_up } else { &sent_down };
         sum.set(sum.get() + bytes);
     };
-    let tally =
-        run(&ring, Box::new(Line { client, upstream, up, down, is_refused: false }), TERMS, &Cut::default(), count)
-            .await;
+    let tally = run(
+        &ring,
+        Box::new(Line { client, upstream, up, down, is_refused: false, pace: None }),
+        TERMS,
+        &Cut::default(),
+        count,
+    )
+    .await;
     (Ok(tally), sent_up.get(), sent_down.get())
 }
 

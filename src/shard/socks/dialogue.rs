@@ -88,6 +88,7 @@ async fn version5(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
         Err(_) => return Ok(Err(Refused::silently(Reason::SocksMessage))),
     };
     let choice = socks5::encode_choice(method);
+    let mut overmuch = None;
     let identity = match method {
         None => {
             let outcome = Outcome::failed(Reason::SocksMethod, Blame::Client);
@@ -100,16 +101,23 @@ async fn version5(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
         Some(Method::Password) => {
             talk.say(&choice).await?;
             match password(session, talk).await? {
-                Ok(identity) => Some(identity),
+                Ok((identity, refused)) => {
+                    overmuch = refused;
+                    Some(identity)
+                }
                 Err(refused) => return Ok(Err(refused)),
             }
         }
     };
     let request =
         talk.hear(|bytes| socks5::parse_request(bytes).map(|request| (request.command, owned(request.destination))));
-    match request.await? {
-        Ok((command, (host, port))) => Ok(Ok(Ask { version: Version::V5, command, host, port, identity })),
-        Err(codec::Error::Socks5(malformed)) => Ok(Err(match Reply::of_malformed(malformed) {
+    match (request.await?, overmuch) {
+        (Ok(_), Some(reason)) => {
+            let words = answer(Version::V5, Reply::of(reason), None);
+            Ok(Err(Refused::new(super::refused(reason), words)))
+        }
+        (Ok((command, (host, port))), None) => Ok(Ok(Ask { version: Version::V5, command, host, port, identity })),
+        (Err(codec::Error::Socks5(malformed)), _) => Ok(Err(match Reply::of_malformed(malformed) {
             Some(reply) => {
                 let reason = match reply {
                     Reply::CommandNotSupported => Reason::SocksCommand,
@@ -120,7 +128,7 @@ async fn version5(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
             }
             None => Refused::silently(Reason::SocksMessage),
         })),
-        Err(_) => Ok(Err(Refused::silently(Reason::SocksMessage))),
+        (Err(_), _) => Ok(Err(Refused::silently(Reason::SocksMessage))),
     }
 }
 
@@ -137,7 +145,8 @@ fn owned(destination: Destination<'_>) -> (Host, u16) {
 }
 
 /// Username and password.
-async fn password(session: &Session, talk: &mut Talk<'_>) -> Heard<Arc<Identity>> {
+/// Where the user may have no more sessions, the client hears so in the answer to its request: it is who it says it is.
+async fn password(session: &Session, talk: &mut Talk<'_>) -> Heard<(Arc<Identity>, Option<Reason>)> {
     let source = session.source();
     let parse = |bytes: &[u8]| {
         socks5::parse_credentials(bytes).map(|credentials| {
@@ -149,9 +158,9 @@ async fn password(session: &Session, talk: &mut Talk<'_>) -> Heard<Arc<Identity>
     match verdict(session, errand).await {
         Ok(identity) => {
             let identity = identity.ok_or(Outcome::failed(Reason::AuthUnavailable, Blame::Proxy))?;
-            session.set_user(Arc::clone(&identity.user));
+            let entered = session.set_user(Arc::clone(&identity.user));
             talk.say(&socks5::encode_verdict(true)).await?;
-            Ok(Ok(identity))
+            Ok(Ok((identity, entered.err())))
         }
         Err(outcome) => Ok(Err(Refused::new(outcome, socks5::encode_verdict(false)))),
     }

@@ -12,7 +12,9 @@ use super::talk::Talk;
 use super::{FAREWELL, Reply, answer, local, refused};
 use crate::policy::host::{self, Host};
 use crate::policy::identity::Identity;
+use crate::policy::pace::Pace;
 use crate::policy::source::SourceLease;
+use crate::policy::users::clock;
 use crate::relay::Direction;
 use crate::relay::association::{Association, Named, Place, Terms};
 use crate::shard::access;
@@ -62,7 +64,7 @@ pub(super) async fn run(session: &Session, talk: &mut Talk<'_>, ask: &Ask, opene
         return outcome;
     }
     let _open = Open::new(session);
-    let terms = Ruled { session, identity, has_target: Cell::new(false) };
+    let terms = Ruled { session, identity, pace: session.pace(), has_target: Cell::new(false) };
     let tally = association.run(talk.inlet, &terms, &session.live().cut).await;
     if tally.reason == Reason::IdleTimeout {
         // Both of its sockets are closed by now; the client hears of it by the end of its connection.
@@ -92,6 +94,7 @@ impl Drop for Open<'_> {
 struct Ruled<'s> {
     session: &'s Session,
     identity: Option<Arc<Identity>>,
+    pace: Pace,
     has_target: Cell<bool>,
 }
 
@@ -126,8 +129,8 @@ impl Terms for Ruled<'_> {
         })
     }
 
-    fn paces(&self, _direction: Direction, _bytes: usize) -> bool {
-        true
+    fn paces(&self, _direction: Direction, bytes: usize) -> bool {
+        !self.pace.is_limited() || self.pace.try_take(bytes as u64, clock())
     }
 
     fn sends_to(&self, place: &Place<'_>) {

@@ -32,6 +32,8 @@ required=(
 )
 # Missing ones are installed with the others, but nothing fails without them.
 optional=(
+    dante-server # SOCKS peers in benchmarks
+    microsocks
     chromium     # the test of the dashboard, which is left out without it
     libpam0g-dev # headers for whoever writes PAM modules
 )

@@ -1,10 +1,10 @@
-//! The backend: one epoll loop that answers every ask of the bench protocol.
+//! The backend: one epoll loop that answers every ask of the bench protocol, and sends every datagram back.
 //!
 //! It shares its core with the load generator, so it does as little as it can: one read and one
 //! write per request, nothing allocated after a connection is accepted.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -20,8 +20,9 @@ const INBOX: usize = 4 * wire::ASK;
 const PACED_CHUNK: u64 = 64 * 1024;
 /// A paced stream that fell behind by more forgets the past instead of bursting.
 const PACE_MEMORY: Duration = Duration::from_millis(20);
-/// The token of the listener; connections have their slab key.
+/// The tokens of the listener and the socket for datagrams; connections have their slab key.
 const LISTENER: usize = usize::MAX;
+const DATAGRAMS: usize = usize::MAX - 1;
 
 #[derive(Args)]
 pub(crate) struct BackendArgs {
@@ -43,8 +44,10 @@ pub(crate) fn run(args: &BackendArgs) -> Result<()> {
     net::raise_descriptor_limit()?;
     net::precise_timeouts()?;
     let listener = net::listen(args.listen)?;
-    crate::say_listening(listener.local_addr()?)?;
-    Backend::new(listener, args.proxy_header)?.serve()
+    let address = listener.local_addr()?;
+    let mut backend = Backend::new(listener, args.proxy_header)?;
+    crate::say_listening(address)?;
+    backend.serve()
 }
 
 /// What a connection is busy with.
@@ -74,6 +77,7 @@ struct Connection {
 
 struct Backend {
     listener: TcpListener,
+    datagrams: UdpSocket,
     takes_header: bool,
     poll: Poll,
     connections: Slab<Connection>,
@@ -88,8 +92,12 @@ impl Backend {
     fn new(listener: TcpListener, takes_header: bool) -> Result<Self> {
         let poll = Poll::new()?;
         poll.add(&listener, LISTENER, Interest::Read)?;
+        let datagrams = UdpSocket::bind(listener.local_addr()?).context("no datagrams on the same port")?;
+        datagrams.set_nonblocking(true)?;
+        poll.add(&datagrams, DATAGRAMS, Interest::Read)?;
         Ok(Self {
             listener,
+            datagrams,
             takes_header,
             poll,
             connections: Slab::with_capacity(8_192),
@@ -106,10 +114,18 @@ impl Backend {
             for index in 0..events {
                 match self.poll.token(index) {
                     LISTENER => self.accept()?,
+                    DATAGRAMS => self.send_back(),
                     key => self.step(key),
                 }
             }
             self.send_what_is_due();
+        }
+    }
+
+    /// Datagrams go back as they came; one that cannot is lost, as datagrams may be.
+    fn send_back(&mut self) {
+        while let Ok((len, from)) = self.datagrams.recv_from(&mut self.scratch) {
+            let _ = self.datagrams.send_to(&self.scratch[..len], from);
         }
     }
 

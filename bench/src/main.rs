@@ -1,9 +1,11 @@
-//! `arus-bench`: load generator, backend, featureless relays and the harness of `make bench`.
+//! `arus-bench`: load generator, backend, featureless relays, small peers and the harness of `make bench`.
 //!
 //! Each subcommand is a process of its own, so that the harness can pin and meter it. All traffic
 //! stays on the loopback interface.
 
 mod backend;
+#[cfg(feature = "socks-peer")]
+mod fast_socks;
 mod floor;
 mod load;
 mod net;
@@ -39,6 +41,9 @@ enum Command {
     /// Relay by tokio's copy_bidirectional
     #[cfg(feature = "tokio-peer")]
     TokioCopy(tokio_copy::TokioCopyArgs),
+    /// Serve SOCKS5 by the fast-socks5 library
+    #[cfg(feature = "socks-peer")]
+    FastSocks(fast_socks::FastSocksArgs),
     /// Measure arus and its peers in turn and report
     Run(run::RunArgs),
     #[command(hide = true)]
@@ -53,6 +58,8 @@ fn main() -> ExitCode {
         Command::Splice(args) => splice::run(&args),
         #[cfg(feature = "tokio-peer")]
         Command::TokioCopy(args) => tokio_copy::run(&args),
+        #[cfg(feature = "socks-peer")]
+        Command::FastSocks(args) => fast_socks::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Pinned(args) => run::process::become_pinned(&args),
     };

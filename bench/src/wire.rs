@@ -93,6 +93,13 @@ pub(crate) fn echo(seq: u64, backend_closes: bool) -> [u8; ECHO] {
     wire
 }
 
+/// The number of an echo message, if it is one.
+pub(crate) fn echo_seq(wire: &[u8]) -> Option<u64> {
+    let seq = u64_at(wire, 1)?;
+    let ends = wire.len() == ECHO && wire[ECHO - 8..] == seq.to_be_bytes();
+    ends.then_some(seq)
+}
+
 /// The backend's answer, kept ready: only its sequence number changes.
 pub(crate) struct Answer([u8; ANSWER]);
 
@@ -191,6 +198,8 @@ mod tests {
             let wire = echo(9, backend_closes);
             assert_eq!(Ask::wire_len(wire[0]), Some(ECHO));
             assert_eq!(Ask::parse(&wire), Some(Ask::Echo { backend_closes }));
+            assert_eq!(echo_seq(&wire), Some(9));
+            assert_eq!(echo_seq(&wire[..ECHO - 1]), None);
         }
         assert_eq!(Ask::wire_len(b'x'), None);
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::socket::{Socket, Target};
+use super::socks::Dialogue;
 use super::tally::Tally;
 use super::{Closer, Load, PATIENCE};
 use crate::net::{Interest, Poll};
@@ -27,6 +28,8 @@ pub(crate) struct Churn {
 /// One connection, from its dial to its end.
 struct Visit {
     stream: Socket,
+    /// What goes before, until it is through.
+    dialogue: Option<Dialogue>,
     started: Instant,
     said: [u8; ECHO],
     has_said: bool,
@@ -79,6 +82,7 @@ impl Churn {
         self.poll.add(&stream, index, Interest::Edges)?;
         self.visits[index] = Some(Visit {
             stream,
+            dialogue: self.target.dialogue(),
             started,
             said: wire::echo(self.seq, self.closer == Closer::Backend),
             has_said: false,
@@ -92,9 +96,15 @@ impl Churn {
 impl Visit {
     /// Goes on; true once the visit has ended as it should.
     fn step(&mut self, readable: bool, writable: bool, closer: Closer) -> io::Result<bool> {
-        if writable && !self.has_said {
+        if (writable || self.dialogue.is_some()) && !self.has_said {
             if let Some(error) = self.stream.stream.take_error()? {
                 return Err(error);
+            }
+            if let Some(dialogue) = &mut self.dialogue {
+                if dialogue.step(&mut self.stream)?.is_none() {
+                    return Ok(false);
+                }
+                self.dialogue = None;
             }
             self.has_said = self.stream.write(&self.said)? == ECHO;
         }

@@ -24,7 +24,7 @@ impl Idle {
 
     fn open(&mut self) -> Result<Duration> {
         let started = Instant::now();
-        let mut stream = self.target.dial(PATIENCE)?;
+        let mut stream = self.target.dial_through(PATIENCE)?;
         exchange(&mut stream, self.held.len() as u64)?;
         self.held.push(stream);
         Ok(started.elapsed())

@@ -6,16 +6,18 @@
 //! can read the proxy's meters exactly around the load.
 
 mod churn;
+mod datagrams;
 mod flood;
 mod idle;
 mod session;
 mod socket;
+mod socks;
 mod tally;
 mod terms;
 mod worker;
 
 use std::io::{BufRead, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Barrier};
@@ -27,6 +29,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::net;
 use socket::Target;
+use socks::{Command, Terms};
 pub(crate) use tally::{Report, Tally};
 pub(crate) use terms::SERVER_NAME;
 
@@ -49,6 +52,12 @@ pub(crate) struct LoadArgs {
     /// Make requests without TLS all the same (a flood always speaks it)
     #[arg(long, global = true)]
     plain: bool,
+    /// Speak SOCKS5 with the target, and have it connect to this loopback address
+    #[arg(long, global = true, value_name = "ADDRESS", conflicts_with = "tls")]
+    socks: Option<SocketAddr>,
+    /// Log in there with USER:PASSWORD
+    #[arg(long, global = true, value_name = "USER:PASSWORD", requires = "socks")]
+    login: Option<String>,
     /// CPUs to use, one thread on each
     #[arg(long, global = true, value_delimiter = ',', default_value = "1")]
     cpus: Vec<usize>,
@@ -112,6 +121,14 @@ enum Shape {
         #[arg(long, default_value_t = 8.0)]
         pace_gbit: f64,
     },
+    /// Datagrams of 64 bytes to an echo and back by UDP ASSOCIATE; needs --socks
+    Udp {
+        #[arg(long, default_value_t = 1)]
+        associations: usize,
+        /// Datagrams under way in each
+        #[arg(long, default_value_t = 32)]
+        in_flight: usize,
+    },
     /// Requests while others begin TLS handshakes and leave; needs --tls
     Flood {
         #[arg(long, default_value_t = 16)]
@@ -148,6 +165,7 @@ trait Load {
 pub(crate) fn run(args: &LoadArgs) -> Result<()> {
     net::ensure_loopback(args.target)?;
     net::ensure_loopback(args.tls_target.unwrap_or(args.target))?;
+    net::ensure_loopback(args.socks.unwrap_or(args.target))?;
     net::raise_descriptor_limit()?;
     ensure!(!args.cpus.is_empty(), "no CPU to run on");
     ensure!(args.seconds > 0.0 && args.seconds <= 600.0, "--seconds must be within 0 and 600");
@@ -213,8 +231,8 @@ fn prepare(args: &LoadArgs, index: usize) -> Result<Box<dyn Load>> {
     let tls = args.tls.as_deref().map(|certificate| terms::client(certificate, args.shape.resumes())).transpose()?;
     let tls_address = args.tls_target.unwrap_or(args.target);
     let target = match &tls {
-        Some(tls) if !args.plain => Target { address: tls_address, tls: Some(Arc::clone(tls)) },
-        _ => Target { address: args.target, tls: None },
+        Some(tls) if !args.plain => Target { address: tls_address, tls: Some(Arc::clone(tls)), socks: None },
+        _ => Target { address: args.target, tls: None, socks: args.terms(Command::Connect)?.map(Arc::new) },
     };
     let mut load: Box<dyn Load> = match args.shape {
         Shape::Rr { connections, rate } => {
@@ -237,6 +255,11 @@ fn prepare(args: &LoadArgs, index: usize) -> Result<Box<dyn Load>> {
             let worker = worker::Worker::new(target)?;
             Box::new(worker.requests(share(connections), None).downloads(share(streams), pace))
         }
+        Shape::Udp { associations, in_flight } => {
+            let destination = args.socks.context("datagrams need --socks")?;
+            let terms = args.terms(Command::UdpAssociate)?.context("datagrams need --socks")?;
+            Box::new(datagrams::Datagrams::new(target, Arc::new(terms), destination, share(associations), in_flight)?)
+        }
         Shape::Flood { connections, rate, in_flight } => {
             let tls = tls.context("a flood of handshakes needs --tls")?;
             let worker = worker::Worker::new(target)?.requests(share(connections), Some(rate * fraction));
@@ -251,6 +274,22 @@ fn bytes_per_stream(gbit: f64, streams: usize) -> u64 {
     (gbit * 1e9 / 8.0 / streams.max(1) as f64) as u64
 }
 
+impl LoadArgs {
+    /// What a connection asks of a SOCKS proxy, where the target is one.
+    fn terms(&self, command: Command) -> Result<Option<Terms>> {
+        let Some(destination) = self.socks else {
+            return Ok(None);
+        };
+        let login = self.login.as_deref().map(|login| login.split_once(':').context("--login is USER:PASSWORD"));
+        let destination = match command {
+            Command::Connect => destination,
+            // A client that does not know yet from where it will send.
+            Command::UdpAssociate => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        };
+        Ok(Some(Terms::new(command, destination, login.transpose()?)))
+    }
+}
+
 impl Shape {
     fn resumes(&self) -> bool {
         matches!(self, Self::Conn { resume: true, .. })
@@ -263,6 +302,7 @@ impl Shape {
             Self::Conn { .. } => "conn",
             Self::Idle { .. } => "idle",
             Self::Mixed { .. } => "mixed",
+            Self::Udp { .. } => "udp",
             Self::Flood { .. } => "flood",
         }
     }

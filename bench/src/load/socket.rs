@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 
+use super::socks::{Dialogue, Terms};
 use super::terms::SERVER_NAME;
 use crate::net;
 use crate::wire::CHUNK;
@@ -24,17 +25,32 @@ thread_local! {
     static ARRIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
 }
 
-/// Where connections go, and whether they speak TLS there.
+/// Where connections go, and whether they speak TLS or SOCKS there.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     pub(crate) tls: Option<Arc<ClientConfig>>,
+    pub(crate) socks: Option<Arc<Terms>>,
 }
 
 impl Target {
-    /// A connected, blocking socket; a TLS handshake is still to come.
+    /// A connected, blocking socket; a TLS handshake or a dialogue is still to come.
     pub(crate) fn dial(&self, patience: Duration) -> Result<Socket> {
         self.over(net::dial(self.address, patience).context("connect")?)
+    }
+
+    /// The same behind the dialogue, if there is one.
+    pub(crate) fn dial_through(&self, patience: Duration) -> Result<Socket> {
+        let mut socket = self.dial(patience)?;
+        if let Some(mut dialogue) = self.dialogue() {
+            dialogue.step(&mut socket).context("SOCKS")?.context("the proxy was silent")?;
+        }
+        Ok(socket)
+    }
+
+    /// What a new connection has to say before anything else.
+    pub(crate) fn dialogue(&self) -> Option<Dialogue> {
+        self.socks.clone().map(Dialogue::new)
     }
 
     /// A non-blocking socket on its way; it becomes writable when it is there.

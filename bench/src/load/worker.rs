@@ -73,7 +73,7 @@ impl Worker {
     }
 
     fn open(&mut self, make: impl Fn(Socket) -> Session) -> Result<()> {
-        let mut stream = self.target.dial(PATIENCE)?;
+        let mut stream = self.target.dial_through(PATIENCE)?;
         // Every connection has been all the way to the backend before anything is measured.
         idle::exchange(&mut stream, u64::MAX)?;
         stream.stream.set_nonblocking(true)?;

@@ -8,12 +8,13 @@ pub(crate) enum Unit {
     Request,
     Gib,
     Connection,
+    Datagram,
     IdleConnection,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Metric {
-    /// us of CPU per request or connection, s of CPU per GiB.
+    /// us of CPU per request, connection or datagram, s of CPU per GiB.
     Cpu,
     P50,
     P99,
@@ -26,6 +27,9 @@ pub(crate) enum Metric {
 pub(crate) enum Of {
     Peer(Peer),
     BestSplicing,
+    BestSocks,
+    /// What arus costs more than this peer: no ratio, but the difference.
+    Beyond(Peer),
     /// arus itself in another figure.
     Figure(&'static str),
     /// No peer: the value itself.
@@ -45,7 +49,7 @@ pub(crate) struct Figure {
     pub(crate) title: &'static str,
     pub(crate) load: &'static [&'static str],
     pub(crate) unit: Unit,
-    /// Who takes part as what; nobody: everybody as they are. The first is the one that the bars are for.
+    /// Who takes part as what; nobody: everybody as they are, but those that only serve SOCKS. The first is the one that the bars are for.
     pub(crate) cast: &'static [(Peer, Peer)],
     pub(crate) bars: &'static [Bar],
 }
@@ -69,9 +73,21 @@ const TLS: &[(Peer, Peer)] =
 const PASSING: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusPassing), (Peer::Arus, Peer::ArusCopying)];
 const DETACHING: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusDetaching), (Peer::Arus, Peer::Arus)];
 const PROXYING: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusProxying), (Peer::Arus, Peer::Arus)];
+/// Nobody else has a login that is worth its name: dante asks the system, microsocks keeps the password in clear.
+const LOGIN: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusLogin), (Peer::Arus, Peer::ArusSocks)];
+const SOCKS: &[(Peer, Peer)] = &[
+    (Peer::Arus, Peer::ArusSocks),
+    (Peer::Dante, Peer::Dante),
+    (Peer::Microsocks, Peer::Microsocks),
+    (Peer::FastSocks, Peer::FastSocks),
+];
+const SOCKS_RELAY: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusSocks), (Peer::Arus, Peer::Arus)];
+const SOCKS_UDP: &[(Peer, Peer)] =
+    &[(Peer::Arus, Peer::ArusSocks), (Peer::Dante, Peer::Dante), (Peer::FastSocks, Peer::FastSocks)];
+const RECORDING: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusRecording), (Peer::Arus, Peer::Arus)];
 const FILTERING: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusFilter)];
 
-pub(crate) const FIGURES: [Figure; 25] = [
+pub(crate) const FIGURES: [Figure; 32] = [
     Figure {
         name: "rr64",
         title: "64 keep-alive connections, 36 B requests, 1,091 B answers",
@@ -282,13 +298,69 @@ pub(crate) const FIGURES: [Figure; 25] = [
         cast: TLS,
         bars: &[bar(Metric::P99, HAPROXY_TLS, 1.0), bar(Metric::P99, Of::Figure("tls-calm-plain"), 3.0)],
     },
+    Figure {
+        name: "socks-conn",
+        title: "SOCKS5 without authentication: connect, 64 B exchange, close; 16 in flight",
+        load: &["conn", "--in-flight", "16"],
+        unit: Unit::Connection,
+        cast: SOCKS,
+        bars: &[bar(Metric::Cpu, Of::BestSocks, 0.95)],
+    },
+    Figure {
+        name: "socks-auth",
+        title: "the same with user and password (argon2id, in the cache after the first login), and without",
+        load: &["conn", "--in-flight", "16"],
+        unit: Unit::Connection,
+        cast: LOGIN,
+        bars: &[bar(Metric::Cpu, Of::Beyond(Peer::ArusSocks), 20.0)],
+    },
+    Figure {
+        name: "socks-rr64",
+        title: "64 keep-alive connections, 36 B requests, 1,091 B answers; through SOCKS5, and forwarded",
+        load: &["rr", "--connections", "64"],
+        unit: Unit::Request,
+        cast: SOCKS_RELAY,
+        bars: &[bar(Metric::Cpu, Of::Peer(Peer::Arus), 1.03)],
+    },
+    Figure {
+        name: "socks-bulk8",
+        title: "8 one-way streams, backend to client; through SOCKS5, and forwarded",
+        load: &["bulk", "--streams", "8"],
+        unit: Unit::Gib,
+        cast: SOCKS_RELAY,
+        bars: &[bar(Metric::Cpu, Of::Peer(Peer::Arus), 1.03)],
+    },
+    Figure {
+        name: "socks-udp",
+        title: "64 B datagrams to an echo and back through one association, 32 under way; 0.667 is 1.5 times as many",
+        load: &["udp", "--associations", "1", "--in-flight", "32"],
+        unit: Unit::Datagram,
+        cast: SOCKS_UDP,
+        bars: &[bar(Metric::Cpu, Of::Peer(Peer::Dante), 0.667)],
+    },
+    Figure {
+        name: "sessions-rr64",
+        title: "rr64 with sessions in SQLite and an access log, and with neither",
+        load: &["rr", "--connections", "64"],
+        unit: Unit::Request,
+        cast: RECORDING,
+        bars: &[bar(Metric::Cpu, Of::Peer(Peer::Arus), 1.03)],
+    },
+    Figure {
+        name: "sessions-conn",
+        title: "conn with sessions in SQLite and an access log, and with neither",
+        load: &["conn", "--in-flight", "16"],
+        unit: Unit::Connection,
+        cast: RECORDING,
+        bars: &[bar(Metric::Cpu, Of::Peer(Peer::Arus), 1.10)],
+    },
 ];
 
 impl Figure {
     /// Whose turn it is in this figure, of those asked for.
     pub(crate) fn contenders(&self, asked: &[Peer]) -> Vec<Peer> {
         if self.cast.is_empty() {
-            return asked.to_vec();
+            return asked.iter().copied().filter(|peer| !peer.is_socks_server()).collect();
         }
         self.cast.iter().filter(|(peer, _)| asked.contains(peer)).map(|&(_, part)| part).collect()
     }
@@ -309,6 +381,7 @@ impl Unit {
             Self::Request => "CPU us/request",
             Self::Gib => "CPU s/GiB",
             Self::Connection => "CPU us/connection",
+            Self::Datagram => "CPU us/datagram",
             Self::IdleConnection => "CPU us/connection",
         }
     }

@@ -142,7 +142,11 @@ impl Bench<'_> {
         let tls_target = proxy.at.tls.map(|address| address.to_string());
         let certificate = self.programs.certificate.cert.to_string_lossy();
         let tls = tls_target.as_deref().map(|target| ["--tls", &certificate, "--tls-target", target]);
+        let destination = backend_address.to_string();
+        let socks = peer.speaks_socks().then_some(["--socks", &destination]);
+        let login = (peer == Peer::ArusLogin).then_some(["--login", start::LOGIN]);
         let args = ["load"].iter().chain(figure.load).chain(&common).chain(tls.iter().flatten());
+        let args = args.chain(socks.iter().flatten()).chain(login.iter().flatten());
         let mut load = Process::start("load", beside, &own, args)?;
         load.wait_for(PATIENCE, |line| (line == "ready").then_some(()))?;
         let pid = proxy.process.pid();
@@ -192,7 +196,18 @@ fn chosen_peers(asked: &[Peer], programs: &Programs) -> Result<Vec<Peer>> {
     if let Some(why) = Peer::Arus.missing(programs) {
         bail!("{why} (or choose others with --peers)");
     }
-    let everybody = [Peer::Arus, Peer::Haproxy, Peer::Nginx, Peer::Floor, Peer::Splice, Peer::Iocopy, Peer::TokioCopy];
+    let everybody = [
+        Peer::Arus,
+        Peer::Haproxy,
+        Peer::Nginx,
+        Peer::Floor,
+        Peer::Splice,
+        Peer::Iocopy,
+        Peer::TokioCopy,
+        Peer::Dante,
+        Peer::Microsocks,
+        Peer::FastSocks,
+    ];
     Ok(everybody.into_iter().filter(|peer| peer.missing(programs).is_none()).collect())
 }
 

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
+use rustix::process::geteuid;
 use tempfile::TempDir;
 
 use super::made::{Certificate, Plugins};
@@ -39,6 +40,15 @@ pub(crate) enum Peer {
     /// `arus plugin run`
     #[value(skip)]
     ArusFilter,
+    /// arus as a SOCKS server
+    #[value(skip)]
+    ArusSocks,
+    /// The same, with user and password
+    #[value(skip)]
+    ArusLogin,
+    /// arus that records sessions in SQLite and writes an access log
+    #[value(skip)]
+    ArusRecording,
     Haproxy,
     /// HAProxy with `busy-polling`
     HaproxyBusy,
@@ -55,6 +65,12 @@ pub(crate) enum Peer {
     Iocopy,
     /// tokio's copy_bidirectional with 64 KiB buffers
     TokioCopy,
+    /// dante's SOCKS server
+    Dante,
+    /// microsocks, a small SOCKS server
+    Microsocks,
+    /// A SOCKS server by the fast-socks5 library, on tokio
+    FastSocks,
 }
 
 /// Where the programs are that are not part of this one.
@@ -64,6 +80,8 @@ pub(crate) struct Programs {
     pub(crate) nginx: Option<PathBuf>,
     pub(crate) nginx_modules: Option<PathBuf>,
     pub(crate) iocopy: Option<PathBuf>,
+    pub(crate) dante: Option<PathBuf>,
+    pub(crate) microsocks: Option<PathBuf>,
     pub(crate) certificate: Certificate,
     plugins: Option<Plugins>,
     /// Holds what had to be built.
@@ -81,6 +99,9 @@ impl Peer {
             Self::ArusProxying => "arus, PROXY v2 out",
             Self::ArusTls => "arus, TLS",
             Self::ArusFilter => "arus plugin run",
+            Self::ArusSocks => "arus, SOCKS5",
+            Self::ArusLogin => "arus, SOCKS5 with login",
+            Self::ArusRecording => "arus, sessions and access log",
             Self::Haproxy => "HAProxy",
             Self::HaproxyBusy => "HAProxy, busy-polling",
             Self::HaproxyTls => "HAProxy, TLS",
@@ -90,7 +111,20 @@ impl Peer {
             Self::Splice => "splice relay",
             Self::Iocopy => "Go io.Copy",
             Self::TokioCopy => "tokio copy",
+            Self::Dante => "dante",
+            Self::Microsocks => "microsocks",
+            Self::FastSocks => "fast-socks5",
         }
+    }
+
+    /// Whether it serves SOCKS and nothing else; such a one takes part only where it is cast.
+    pub(crate) fn is_socks_server(self) -> bool {
+        matches!(self, Self::Dante | Self::Microsocks | Self::FastSocks)
+    }
+
+    /// Whether the load speaks SOCKS with it.
+    pub(crate) fn speaks_socks(self) -> bool {
+        self.is_socks_server() || matches!(self, Self::ArusSocks | Self::ArusLogin)
     }
 
     /// Whether it moves bulk without copying it.
@@ -108,7 +142,10 @@ impl Peer {
             | Self::ArusDetaching
             | Self::ArusProxying
             | Self::ArusTls
-            | Self::ArusFilter => (!programs.arus.is_file())
+            | Self::ArusFilter
+            | Self::ArusSocks
+            | Self::ArusLogin
+            | Self::ArusRecording => (!programs.arus.is_file())
                 .then(|| format!("{} is not there: build arus or give --arus", programs.arus.display())),
             Self::Haproxy | Self::HaproxyBusy | Self::HaproxyTls => {
                 programs.haproxy.is_none().then(|| "haproxy is not installed".to_owned())
@@ -119,7 +156,14 @@ impl Peer {
             Self::TokioCopy => {
                 (!cfg!(feature = "tokio-peer")).then(|| "arus-bench was built without feature tokio-peer".to_owned())
             }
-            Self::Floor | Self::Splice => None,
+            Self::Dante if programs.dante.is_none() => Some("dante's server is not installed".to_owned()),
+            // It switches users, and calls it an error where it may not.
+            Self::Dante if !geteuid().is_root() => Some("dante's server needs root".to_owned()),
+            Self::Microsocks => programs.microsocks.is_none().then(|| "microsocks is not installed".to_owned()),
+            Self::FastSocks => {
+                (!cfg!(feature = "socks-peer")).then(|| "arus-bench was built without feature socks-peer".to_owned())
+            }
+            Self::Dante | Self::Floor | Self::Splice => None,
         }
     }
 
@@ -143,6 +187,8 @@ impl Programs {
                 .into_iter()
                 .find(|dir| dir.join("ngx_stream_module.so").exists()),
             iocopy: in_path("go").and_then(|go| build_iocopy(&go, built.path()).ok()),
+            dante: in_path("danted").or_else(|| in_path("sockd")),
+            microsocks: in_path("microsocks"),
             certificate: Certificate::make(built.path())?,
             plugins,
             _built: built,
@@ -163,7 +209,10 @@ impl Programs {
             | Peer::ArusDetaching
             | Peer::ArusProxying
             | Peer::ArusTls
-            | Peer::ArusFilter => first_line(&self.arus, "--version"),
+            | Peer::ArusFilter
+            | Peer::ArusSocks
+            | Peer::ArusLogin
+            | Peer::ArusRecording => first_line(&self.arus, "--version"),
             Peer::Haproxy | Peer::HaproxyBusy | Peer::HaproxyTls => {
                 self.haproxy.as_deref().map_or_else(String::new, |path| first_line(path, "-v"))
             }
@@ -174,6 +223,10 @@ impl Programs {
             Peer::Floor => "bare io_uring loop, 256 x 16 KiB buffers (this program)".to_owned(),
             Peer::Splice => "epoll and splice(2), 1 MiB pipes (this program)".to_owned(),
             Peer::TokioCopy => "copy_bidirectional, 64 KiB buffers (this program)".to_owned(),
+            Peer::Dante => self.dante.as_deref().map_or_else(String::new, |path| first_line(path, "-v")),
+            // It has no way to tell its version.
+            Peer::Microsocks => "a thread for each connection".to_owned(),
+            Peer::FastSocks => "fast-socks5 1.0 on one thread of tokio (this program)".to_owned(),
         }
     }
 }

@@ -20,7 +20,7 @@ const GIB: f64 = (1_u64 << 30) as f64;
 /// One measurement of one proxy, or the medians of several.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
-    /// us per request or connection, s per GiB.
+    /// us per request, connection or datagram, s per GiB.
     cpu: f64,
     p50_us: f64,
     p99_us: f64,
@@ -36,7 +36,7 @@ impl Sample {
     pub(crate) fn new(unit: Unit, load: &Report, cpu: Duration, before: Memory, after: Memory) -> Self {
         let units = match unit {
             Unit::Gib => load.bytes as f64 / GIB,
-            Unit::Request | Unit::Connection | Unit::IdleConnection => load.requests as f64 * 1e-6,
+            Unit::Request | Unit::Connection | Unit::Datagram | Unit::IdleConnection => load.requests as f64 * 1e-6,
         };
         let each = |before: u64, after: u64| (after as f64 - before as f64) / load.requests.max(1) as f64;
         Self {
@@ -177,6 +177,14 @@ impl Results {
                 let value = other.and_then(|figure| self.arus(figure)).map(|arus| arus.metric(metric));
                 (format!(" / arus in {name}"), value)
             }
+            Of::Beyond(peer) => {
+                let mut rows = self.of_figure(figure).filter(|row| row.peer == peer);
+                (format!(" beyond {}", peer.name()), rows.next().and_then(median_of))
+            }
+            Of::BestSocks => {
+                let serving = self.of_figure(figure).filter(|row| row.peer.is_socks_server());
+                (" / best SOCKS peer".to_owned(), serving.filter_map(median_of).reduce(f64::min))
+            }
             Of::BestSplicing => {
                 let splicing = self.of_figure(figure).filter(|row| row.peer.splices());
                 (" / best splicing peer".to_owned(), splicing.filter_map(median_of).reduce(f64::min))
@@ -187,7 +195,7 @@ impl Results {
         let Some(other) = other else {
             return format!("| {name} | {what} | {value:.3} | not measured | | <= {at_most} | |\n");
         };
-        let ratio = value / other;
+        let ratio = if matches!(bar.of, Of::Beyond(_)) { value - other } else { value / other };
         let verdict = if ratio <= at_most { "PASS" } else { "**MISS**" };
         let other = if bar.of == Of::Nothing { String::new() } else { format!("{other:.3}") };
         format!("| {name} | {what} | {value:.3} | {other} | {ratio:.3} | <= {at_most} | {verdict} |\n")
@@ -261,7 +269,7 @@ fn columns(figure: &Figure) -> Vec<(&'static str, Cell)> {
 
 fn ratio_metrics(unit: Unit) -> &'static [Metric] {
     match unit {
-        Unit::Request | Unit::Connection => &[Metric::Cpu, Metric::P50, Metric::P99],
+        Unit::Request | Unit::Connection | Unit::Datagram => &[Metric::Cpu, Metric::P50, Metric::P99],
         Unit::Gib => &[Metric::Cpu],
         Unit::IdleConnection => &[Metric::Resident],
     }

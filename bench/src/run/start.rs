@@ -15,16 +15,30 @@ use super::process::{Place, Process};
 use crate::net;
 
 const ARUS_TOML: &str = include_str!("../../peers/arus.toml");
+const ARUS_SOCKS: &str = include_str!("../../peers/socks.toml");
+const ARUS_LOGIN: &str = include_str!("../../peers/login.toml");
 const ARUS_TLS: &str = include_str!("../../peers/tls.toml");
 const ARUS_PLUGIN: &str = include_str!("../../peers/plugin.toml");
 const HAPROXY_CFG: &str = include_str!("../../peers/haproxy.cfg");
 const HAPROXY_TLS: &str = include_str!("../../peers/tls.cfg");
+const DANTE_CONF: &str = include_str!("../../peers/dante.conf");
 const NGINX_CONF: &str = include_str!("../../peers/nginx.conf");
 const NGINX_TLS: &str = include_str!("../../peers/tls.conf");
 
 const START_PATIENCE: Duration = Duration::from_secs(10);
-/// Every place of the templates that only some peers fill in.
-const OPTIONAL: [&str; 4] = ["@BUSY_POLLING@", "@LISTENER@", "@UPSTREAM@", "@MORE@"];
+/// Every place of the templates that only some peers fill in, and what is there for the others.
+const OPTIONAL: [(&str, &str); 6] = [
+    ("@BUSY_POLLING@", ""),
+    ("@LISTENER@", ""),
+    ("@UPSTREAM@", ""),
+    ("@MORE@", ""),
+    ("@ACCESS@", "off"),
+    ("@STORE@", "off"),
+];
+/// The user and the password whose hash is in login.toml.
+pub(crate) const LOGIN: &str = "bench:bench-password";
+/// Sessions in SQLite and an access log, where all others have neither.
+const RECORDING: [(&str, &str); 2] = [("@ACCESS@", "@DIR@/access.log"), ("@STORE@", "sqlite:@DIR@/sessions.db")];
 /// With this, arus copies what it would splice.
 const WITHOUT_SPLICE: (&str, &str) = ("ARUS_RING_WITHOUT", "splice");
 
@@ -56,16 +70,22 @@ impl Peer {
             Self::ArusDetaching => start.arus_with_plugin(&programs.plugins()?.detach)?,
             Self::ArusProxying => start.arus(&[("@UPSTREAM@", "send_proxy = \"v2\"")])?,
             Self::ArusTls => start.arus(&[("@MORE@", ARUS_TLS)])?,
+            Self::ArusSocks => start.arus_as(ARUS_SOCKS, &[])?,
+            Self::ArusLogin => start.arus_as(ARUS_SOCKS, &[("@MORE@", ARUS_LOGIN)])?,
+            Self::ArusRecording => start.arus(&RECORDING)?,
             Self::ArusFilter => anyhow::bail!("arus plugin run is no proxy"),
             Self::Haproxy => start.haproxy(&[])?,
             Self::HaproxyBusy => start.haproxy(&[("@BUSY_POLLING@", "busy-polling")])?,
             Self::HaproxyTls => start.haproxy(&[("@MORE@", HAPROXY_TLS)])?,
             Self::Nginx => start.nginx(&[])?,
             Self::NginxTls => start.nginx(&[("@MORE@", NGINX_TLS)])?,
-            Self::Floor => start.own("floor")?,
-            Self::Splice => start.own("splice")?,
-            Self::TokioCopy => start.own("tokio-copy")?,
+            Self::Floor => start.own("floor", true)?,
+            Self::Splice => start.own("splice", true)?,
+            Self::TokioCopy => start.own("tokio-copy", true)?,
             Self::Iocopy => start.iocopy()?,
+            Self::Dante => start.dante()?,
+            Self::Microsocks => start.microsocks()?,
+            Self::FastSocks => start.own("fast-socks", false)?,
         };
         Ok(Running { process, meter: start.meter, at, _dir: dir })
     }
@@ -104,8 +124,8 @@ impl Start<'_> {
         for (place, value) in more {
             text = text.replace(place, value);
         }
-        for place in OPTIONAL {
-            text = text.replace(place, "");
+        for (place, otherwise) in OPTIONAL {
+            text = text.replace(place, otherwise);
         }
         let certificate = &self.programs.certificate;
         let (cert, key) = (certificate.cert.to_string_lossy(), certificate.key.to_string_lossy());
@@ -129,8 +149,12 @@ impl Start<'_> {
     }
 
     fn arus(&self, more: &[(&str, &str)]) -> Result<(Process, Addresses)> {
+        self.arus_as(ARUS_TOML, more)
+    }
+
+    fn arus_as(&self, template: &str, more: &[(&str, &str)]) -> Result<(Process, Addresses)> {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = self.configuration("proxy.toml", ARUS_TOML, more, Addresses { plain: any, tls: Some(any) })?;
+        let config = self.configuration("proxy.toml", template, more, Addresses { plain: any, tls: Some(any) })?;
         let args = ["run", "-c", &config, "--shards", "1", "--log-format", "json"];
         let mut process = self.process(&self.programs.arus, &args)?;
         // Listeners are told of in the order of the configuration.
@@ -169,9 +193,30 @@ impl Start<'_> {
         Ok(Addresses { plain, tls })
     }
 
-    fn own(&self, subcommand: &str) -> Result<(Process, Addresses)> {
+    fn dante(&self) -> Result<(Process, Addresses)> {
+        let program = self.programs.dante.as_deref().context("dante was found before")?;
+        let at = self.free_ports()?;
+        let (ip, port) = (at.plain.ip().to_string(), at.plain.port().to_string());
+        let config = self.configuration("dante.conf", DANTE_CONF, &[("@IP@", &ip), ("@PORT@", &port)], at)?;
+        let pid_file = self.dir.join("dante.pid");
+        let process = self.process(program, &["-f", &config, "-p", &pid_file.to_string_lossy()])?;
+        accepting(process, at)
+    }
+
+    fn microsocks(&self) -> Result<(Process, Addresses)> {
+        let program = self.programs.microsocks.as_deref().context("microsocks was found before")?;
+        let at = self.free_ports()?;
+        let (ip, port) = (at.plain.ip().to_string(), at.plain.port().to_string());
+        accepting(self.process(program, &["-i", &ip, "-p", &port])?, at)
+    }
+
+    /// A server of this program; a relay is told where it leads.
+    fn own(&self, subcommand: &str, relays: bool) -> Result<(Process, Addresses)> {
         let upstream = self.backend.to_string();
-        let args = [subcommand, "--listen", "127.0.0.1:0", "--upstream", &upstream];
+        let mut args = vec![subcommand, "--listen", "127.0.0.1:0"];
+        if relays {
+            args.extend(["--upstream", &upstream]);
+        }
         let mut process = self.process(&std::env::current_exe()?, &args)?;
         let plain = process.wait_listening()?;
         Ok((process, Addresses { plain, tls: None }))

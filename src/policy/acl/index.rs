@@ -186,6 +186,9 @@ fn push(ranks: &mut Vec<Rank>, rank: Rank) {
     }
 }
 
+/// What stands behind the `*` of a label, and what the labels before it are.
+type Partial = (Box<[u8]>, Labels);
+
 /// Patterns, label by label from the right.
 #[derive(Debug, Default)]
 pub(super) struct Labels {
@@ -193,7 +196,7 @@ pub(super) struct Labels {
     /// `*` alone.
     star: Option<Box<Labels>>,
     /// By what stands before the first `*`.
-    partial: Map<Box<[u8]>, Vec<(Box<[u8]>, Labels)>>,
+    partial: Map<Box<[u8]>, Vec<Partial>>,
     /// Lengths of the keys of `partial`.
     lengths: Vec<u8>,
     bucket: Bucket,

@@ -125,7 +125,6 @@ fn reloads_in_words() {
             "acl: rule block at 100, ports 25 465 587, description \"no mail from here\" removed",
             "acl: file none -> /etc/arus/acl.toml",
             "acl: rule block at 100, users alice, groups dev, sources 10.0.0.0/8, destinations *.example.com 192.0.2.0/24 2001:db8::/32 host.example api.*.com, ports 25 465 587, protocols tcp udp, listeners socks, description \"no mail from here\" added",
-            "acl: rule allow at 100, destinations 127.0.0.1 localhost, ports 8080, description \"to the web server of this machine\" added",
             "qos: global 0 -> 104857600",
             "qos: per_user guaranteed 0, max 0, burst 0 -> guaranteed 131072, max 12582912, burst 1048576",
             "qos: per_connection 0 -> 52428800",

@@ -93,6 +93,8 @@ struct Entry {
 #[derive(Debug)]
 pub struct Acl {
     default: Action,
+    /// Decisions of live traffic by [`Action`], whatever made them; since the start.
+    decided: Arc<[AtomicU64; Action::ALL.len()]>,
     /// In the order in which they count.
     entries: Vec<Entry>,
     /// The first rank of an ALLOW.
@@ -118,6 +120,7 @@ impl Acl {
         let first_allow = order.partition_point(|rule| rule.action == Action::Block) as Rank;
         let mut acl = Self {
             default,
+            decided: before.map_or_else(Arc::default, |before| Arc::clone(&before.decided)),
             entries: Vec::with_capacity(order.len()),
             first_allow,
             anywhere: Bucket::default(),
@@ -240,11 +243,18 @@ impl Acl {
 
     /// Counts a decision of live traffic.
     pub fn count(&self, decision: &Decision) {
+        self.decided[decision.action as usize].fetch_add(1, Ordering::Relaxed);
         if let Why::Rule(rank, _) = decision.why
             && let Some(entry) = self.entries.get(rank as usize)
         {
             entry.hits.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Decisions of live traffic so far, those by default included.
+    #[must_use]
+    pub fn decided(&self, action: Action) -> u64 {
+        self.decided[action as usize].load(Ordering::Relaxed)
     }
 
     #[must_use]

@@ -192,6 +192,8 @@ fn hits_outlive_a_reload_by_what_a_rule_says() {
     assert_eq!(hits, [0, 1, 3]);
     acl.count(&decision);
     assert_eq!(after.rules().last().unwrap().1, 4, "old connections count on");
+    after.count(&after.decide(&ask("elsewhere.example")));
+    assert_eq!((after.decided(Allow), after.decided(Block)), (5, 1), "those by default too");
 }
 
 /// Small numbers from a seed.

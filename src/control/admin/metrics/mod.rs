@@ -19,6 +19,7 @@ use super::door::{Door, Shown};
 use crate::control::auth::Auth;
 use crate::control::handle::Control;
 use crate::control::{logging, recorder, users};
+use crate::policy::acl::{Acl, Action};
 use crate::stats::totals::{Reloads, Totals};
 use text::{Format, Kind, Page};
 
@@ -53,9 +54,9 @@ fn text(control: &Control, door: &Door, format: Format) -> String {
     flows::shards(&mut page, &totals.shards);
     flows::plugins(&mut page, &control.view().snapshot.plugins);
     flows::certificates(&mut page, &control.view().snapshot);
-    policy(&mut page, control.auth());
+    policy(&mut page, &control.view().snapshot.acl, control.auth());
     users(&mut page);
-    losses(&mut page, &totals);
+    losses(&mut page, &totals, control.sessions_dropped());
     admin(&mut page, door);
     process::write(&mut page, control.started());
     page.finish()
@@ -75,8 +76,12 @@ fn configuration(page: &mut Page, totals: &Totals) {
 }
 
 /// Counted by the parts of arus that decide.
-fn policy(page: &mut Page, auth: Option<&Auth>) {
-    page.family("arus_acl_decisions_total", Kind::Counter, "Decisions of the access rules, by action.");
+fn policy(page: &mut Page, acl: &Acl, auth: Option<&Auth>) {
+    let mut decisions =
+        page.family("arus_acl_decisions_total", Kind::Counter, "Decisions of the access rules, by action.");
+    for action in Action::ALL {
+        decisions.sample(&[("action", action.word())], acl.decided(action));
+    }
     let mut attempts = page.family(
         "arus_auth_attempts_total",
         Kind::Counter,
@@ -109,7 +114,7 @@ fn users(page: &mut Page) {
 }
 
 /// What could not be written down.
-fn losses(page: &mut Page, totals: &Totals) {
+fn losses(page: &mut Page, totals: &Totals, unrecorded: u64) {
     let dropped: u64 = totals.shards.iter().map(|shard| shard.summaries_dropped).sum();
     for (name, help, count) in [
         (
@@ -117,7 +122,7 @@ fn losses(page: &mut Page, totals: &Totals) {
             "Finished sessions that neither the access log nor the store heard of.",
             dropped,
         ),
-        ("arus_sessions_store_dropped_total", "Session records that the store could not write.", 0),
+        ("arus_sessions_store_dropped_total", "Session records that the store could not write.", unrecorded),
         (
             "arus_access_log_unwritten_total",
             "Lines of the access log that could not be written.",

@@ -130,7 +130,7 @@ impl User {
         }
         let most = self.max_sessions.load(Ordering::Relaxed);
         let entered = self.sessions.fetch_update(Ordering::AcqRel, Ordering::Acquire, |sessions| {
-            (sessions < most && sessions != FORGOTTEN).then_some(sessions + 1)
+            (sessions < most && sessions != FORGOTTEN).then(|| sessions + 1)
         });
         match entered {
             Ok(_) => {

@@ -8,6 +8,7 @@ mod harness;
 mod ops;
 
 mod access_log;
+mod acl;
 mod admin;
 mod attack;
 mod auth;

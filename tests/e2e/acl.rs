@@ -100,16 +100,30 @@ impl Scene {
         stream
     }
 
-    /// A shard may have the rules a moment before another.
-    fn await_replies(&self, replies: [u8; 2]) {
-        eventually("the rules are in force", || ([self.reply(0), self.reply(1)] == replies).then_some(()));
+    fn shown(&self) -> Value {
+        let (code, rules) = self.arus.request("GET", "/api/v1/acl/rules");
+        assert_eq!(code, 200, "{rules}");
+        rules
+    }
+
+    /// Waits until the file's rules are these. They are shown when every shard has them.
+    fn await_rules(&self, expected: &[&str]) {
+        let expected: Vec<&str> = expected.iter().copied().chain(["here"]).collect();
+        eventually(&format!("the rules are {expected:?}"), || {
+            let rules = self.shown();
+            let labels = rules["rules"].as_array().unwrap().iter().map(|rule| rule["rule"].as_str().unwrap());
+            labels.eq(expected.iter().copied()).then_some(())
+        });
+    }
+
+    fn replies(&self) -> [u8; 2] {
+        [self.reply(0), self.reply(1)]
     }
 
     /// Whatever `write` makes of the file is taken up: sessions to the echo that it closes are cut, those to the other
     /// are not.
     fn changes(&self, write: impl Fn(&str)) {
         for which in [0, 1, 0] {
-            self.await_replies([0, 0]);
             let (mut cut, mut spared) = (self.live(which), self.live(1 - which));
             let from = cut.local();
             write(&self.closed(which));
@@ -118,10 +132,12 @@ impl Scene {
             let facts = ["state", "blame", "reason", "rule"].map(|key| line[key].as_str().unwrap_or_default());
             assert_eq!(facts, ["failed", "policy", "acl_updated", &format!("no {which}")], "{line}");
             assert_eq!((&line["bytes_up"], &line["bytes_down"]), (&json!(1000), &json!(1000)), "{line}");
-            self.await_replies(if which == 0 { [2, 0] } else { [0, 2] });
+            self.await_rules(&[&format!("no {which}")]);
+            assert_eq!(self.replies(), if which == 0 { [2, 0] } else { [0, 2] });
             check_echo(&mut spared, 1000);
             write("# nothing\n");
-            self.await_replies([0, 0]);
+            self.await_rules(&[]);
+            assert_eq!(self.replies(), [0, 0]);
             check_echo(&mut spared, 2000);
         }
     }
@@ -153,9 +169,9 @@ fn a_file_renamed_over_the_old_one_is_taken_up() {
 fn a_bad_file_is_reported_with_its_place_and_the_rules_before_stay() {
     let scene = Scene::new();
     fs::write(&scene.file, scene.closed(0)).unwrap();
-    scene.await_replies([2, 0]);
+    scene.await_rules(&["no 0"]);
     let mut live = scene.live(1);
-    // It would close the other one as well, were it not for the second rule.
+    // It would close the other one, were it not for its second rule.
     let bad = format!("{}[[rule]]\naction = \"alow\"\n", scene.closed(1));
     fs::write(&scene.file, &bad).unwrap();
     let place = format!("{}:6:10: `action` cannot be `alow`", scene.file.display());
@@ -167,22 +183,28 @@ fn a_bad_file_is_reported_with_its_place_and_the_rules_before_stay() {
     assert!(event["details"]["errors"].as_array().unwrap().iter().any(is_it), "{event}");
     let refused = reload(&scene.arus).unwrap_err();
     assert!(refused.contains(&place) && refused.contains("nothing was changed"), "{refused}");
-    assert_eq!([scene.reply(0), scene.reply(1)], [2, 0]);
+    assert_eq!(scene.replies(), [2, 0]);
     check_echo(&mut live, 1000);
 
     // One that is gone is no empty one.
     fs::remove_file(&scene.file).unwrap();
     let refused = reload(&scene.arus).unwrap_err();
     assert!(refused.contains(&format!("{}:1:1: cannot be read", scene.file.display())), "{refused}");
-    assert_eq!([scene.reply(0), scene.reply(1)], [2, 0]);
+    assert_eq!(scene.replies(), [2, 0]);
     check_echo(&mut live, 2000);
 
     fs::write(&scene.file, scene.closed(1)).unwrap();
-    scene.await_replies([0, 2]);
+    scene.await_rules(&["no 1"]);
+    assert_eq!(scene.replies(), [0, 2]);
     live.discard();
-    let event = scene.events().swap_remove(0);
-    assert_eq!((&event["severity"], &event["message"]), (&json!("info"), &json!("configuration reloaded")), "{event}");
-    assert!(event["details"]["changes"].to_string().contains("no 1"), "{event}");
+    eventually("the event of the reload", || {
+        let is_it = |event: &Value| {
+            event["severity"] == "info"
+                && event["message"] == "configuration reloaded"
+                && event["details"]["changes"].to_string().contains("no 1")
+        };
+        scene.events().iter().any(is_it).then_some(())
+    });
 }
 
 #[test]
@@ -239,7 +261,9 @@ fn no_spelling_of_an_address_gets_round_a_rule() {
     for (what, to) in &spellings {
         let (reply, stream) = connect(&closed, to);
         assert_eq!(reply, 2, "{what}");
-        let line = closed.session_of(stream.local());
+        let from = stream.local();
+        drop(stream);
+        let line = closed.session_of(from);
         let facts = ["state", "blame", "reason", "rule"].map(|key| line[key].as_str().unwrap_or_default());
         assert_eq!(facts, ["rejected", "policy", "acl_blocked", "not here"], "{what}: {line}");
     }
@@ -332,14 +356,13 @@ fn rules_are_shown_with_their_hits_and_asked_by_the_api() {
     let scene = Scene::new();
     let (first, second) = (scene.port(0), scene.port(1));
     fs::write(&scene.file, scene.closed(1)).unwrap();
-    scene.await_replies([0, 2]);
+    scene.await_rules(&["no 1"]);
     let to = admin(&scene.arus);
-    let rules = || -> Value { serde_json::from_str(&get(to, "/api/v1/acl/rules").1).unwrap() };
     let decisions = |action: &str| -> u64 {
         let (page, name) = (get(to, "/metrics").1, format!("arus_acl_decisions_total{{action=\"{action}\"}} "));
         page.lines().find_map(|line| line.strip_prefix(&name)).expect("the metric").parse().unwrap()
     };
-    let shown = rules();
+    let shown = scene.shown();
     assert_eq!(shown["default"], "allow");
     let facts: Vec<[Value; 5]> = shown["rules"]
         .as_array()
@@ -393,7 +416,7 @@ fn rules_are_shown_with_their_hits_and_asked_by_the_api() {
         assert!(code == 400 && problem.to_string().contains(part), "{question}: {code} {problem}");
     }
     assert_eq!((decisions("allow"), decisions("block")), before);
-    let hits = |rule: usize| rules()["rules"][rule]["hits"].as_u64().unwrap();
+    let hits = |rule: usize| scene.shown()["rules"][rule]["hits"].as_u64().unwrap();
     let hits_before = [hits(0), hits(1)];
     assert_eq!([scene.reply(0), scene.reply(0), scene.reply(1)], [0, 0, 2]);
     // Blocked by default as what it is.
@@ -403,6 +426,6 @@ fn rules_are_shown_with_their_hits_and_asked_by_the_api() {
     // A rule that says the same keeps its hits wherever it stands.
     let now = hits(0);
     fs::write(&scene.file, format!("\n\n{}", scene.closed(1))).unwrap();
-    eventually("the new place", || (rules()["rules"][0]["line"] == 3).then_some(()));
+    eventually("the new place", || (scene.shown()["rules"][0]["line"] == 3).then_some(()));
     assert_eq!(hits(0), now);
 }

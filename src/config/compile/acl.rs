@@ -18,10 +18,10 @@ use crate::types::{Name, Protocol};
 const ACTIONS: [(&str, Action); 2] = [("allow", Action::Allow), ("block", Action::Block)];
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 
-/// `listeners`: the names of those there are.
 /// Of rules that do not say theirs.
 const PRIORITY: i32 = 100;
 
+/// `listeners`: the names of those there are.
 pub(super) fn acl(raw: Option<&raw::Acl<'_>>, base: &Path, listeners: &[Name], report: &mut Report<'_>) -> Acl {
     let absent = raw::Acl::default();
     let raw = raw.unwrap_or(&absent);

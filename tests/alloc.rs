@@ -1,4 +1,4 @@
-//! Routing a connection allocates nothing, nor does a call of a plugin. A test binary of its own, as it counts what the global allocator does.
+//! Routing a connection allocates nothing, nor does judging it, nor a call of a plugin. A test binary of its own, as it counts what the global allocator does.
 #![allow(unsafe_code, clippy::unwrap_used)] // a global allocator is an unsafe trait; listed in tests/tidy.rs
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -18,8 +18,10 @@ use arus::config::plan::OnFault;
 use arus::config::{self, Environment};
 use arus::plugin::counters::PluginState;
 use arus::plugin::{Facts, Instance, Libraries, Line, Opened, Process, Streams, Terms, Trust, Turn};
+use arus::policy::acl::{Acl, Ask};
+use arus::policy::host::Host;
 use arus::ring::{Buffers, Chain};
-use arus::types::{Client, Generation, SessionId, ShardId};
+use arus::types::{Client, Generation, Name, Protocol, SessionId, ShardId};
 
 thread_local! {
     /// Allocations of this thread; const, so that counting one does not need another.
@@ -100,6 +102,72 @@ fn routing_allocates_nothing() {
     assert_eq!(routed, [200, 200, 200], "every name was looked up");
     assert_eq!(counted, 0);
     assert_eq!(allocations(|| drop(black_box(Box::new(1)))), 1, "the counter counts");
+}
+
+#[test]
+fn judging_allocates_nothing() {
+    const RULES: usize = 10_000;
+    let rules: String = (0..RULES)
+        .map(|i| {
+            let (high, low) = (i / 256, i % 256);
+            let conditions = match i % 8 {
+                0 => format!("destinations = [\"h{i}.example\"]"),
+                1 => format!("destinations = [\"*.w{i}.example\", \"p{i}-*.example\"]"),
+                2 => format!("destinations = [\"10.{high}.{low}.0/24\"]"),
+                3 => format!("destinations = [\"2001:db8:{i:x}::/48\"]"),
+                4 => format!("users = [\"u{i}\"]"),
+                5 => format!("groups = [\"g{i}\"]\nprotocols = [\"udp\"]"),
+                6 => format!("sources = [\"172.16.{high}.{low}/32\"]\nlisteners = [\"a\"]"),
+                _ => format!("destinations = [\"192.0.2.1\"]\nports = [{i}]"),
+            };
+            let action = if i % 16 < 8 { "allow" } else { "block" };
+            format!("[[acl.rule]]\naction = \"{action}\"\n{conditions}\n")
+        })
+        .collect();
+    let text = format!("[[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nservice = \"socks5\"\n{rules}");
+    let environment = Environment { is_root: true, home: None, xdg_state_home: None, directory: "/".into() };
+    let plan = config::parse(&text, "f", Path::new("/"), &environment).unwrap().plan;
+    let acl = Acl::compile(plan.acl.default, &plan.acl.rules, Vec::new(), None);
+
+    // Each asks for what one rule is about, with groups and a source that others are about.
+    let asks: Vec<(String, String, [Name; 2], IpAddr)> = (0..RULES)
+        .map(|i| {
+            let (high, low) = ((i / 256) as u8, (i % 256) as u8);
+            let host = match i % 8 {
+                0 => format!("h{i}.example"),
+                1 if i % 3 == 0 => format!("p{i}-x.example"),
+                1 => format!("x.w{i}.example"),
+                2 => format!("10.{high}.{low}.7"),
+                3 => format!("2001:db8:{i:x}::9"),
+                7 => "192.0.2.1".into(),
+                _ => "elsewhere.example".into(),
+            };
+            let user = if i % 8 == 4 { format!("u{i}") } else { "somebody".into() };
+            let group = if i % 8 == 5 { format!("G{i}") } else { "some".into() };
+            let source = if i % 8 == 6 { [172, 16, high, low] } else { [198, 51, 100, 1] };
+            (host, user, ["users".into(), group.as_str().into()], source.into())
+        })
+        .collect();
+    let mut decided = [0; 4];
+    let counted = allocations(|| {
+        for (i, (host, user, groups, source)) in asks.iter().enumerate() {
+            let ask = Ask {
+                user: Some(user),
+                groups,
+                source: Some(*source),
+                host: Host::parse(black_box(host.as_bytes())).unwrap(),
+                port: if i % 8 == 7 { i as u16 } else { 443 },
+                protocol: if i % 8 == 5 { Protocol::Udp } else { Protocol::Tcp },
+                listener: "a",
+            };
+            let decision = black_box(acl.decide(black_box(&ask)));
+            acl.count(&decision);
+            let is_by_rule = acl.rule(&decision).is_some_and(|rule| rule.line == plan.acl.rules[i].line);
+            decided[2 * usize::from(decision.is_allowed()) + usize::from(is_by_rule)] += 1;
+        }
+    });
+    assert_eq!(decided, [0, RULES / 2, 0, RULES / 2], "each is decided by its own rule");
+    assert_eq!(counted, 0);
 }
 
 fn instance(library: &Path, config: &str) -> Rc<Instance> {

@@ -1,4 +1,4 @@
-//! Where the rules are found that may hold for an ask: by destination first, then by user, group or source. Each place
+//! Where the rules are found that may hold for an ask: by destination first, then by user, group, source or port. Each place
 //! keeps its rules in the order in which they count, so that a search stops at what is worse than it has already.
 //!
 //! The keys are the configuration's, and nobody from outside adds any; so their hash need not be a keyed one.
@@ -20,6 +20,7 @@ pub(super) enum Found {
     ByUser,
     ByGroup,
     BySource,
+    ByPort,
     Otherwise,
 }
 
@@ -127,14 +128,19 @@ struct Who {
     /// In lower case.
     groups: Map<Box<[u8]>, Vec<Rank>>,
     sources: Prefixes<Vec<Rank>>,
+    ports: Map<u16, Vec<Rank>>,
 }
 
-/// Who asks.
+/// So many rules are looked through as fast as one is found by its port; and most destinations have no more.
+const FEW: usize = 8;
+
+/// Who asks, and for which port.
 #[derive(Clone, Copy)]
 pub(super) struct Asker<'a> {
     pub(super) user: Option<&'a [u8]>,
     pub(super) groups: &'a [crate::types::Name],
     pub(super) source: Option<IpAddr>,
+    pub(super) port: u16,
 }
 
 impl Bucket {
@@ -153,6 +159,15 @@ impl Bucket {
 
     pub(super) fn add_source(&mut self, net: &IpNet, rank: Rank) {
         push(self.who.get_or_insert_default().sources.entry(net), rank);
+    }
+
+    /// Whether further rules should be found by their ports.
+    pub(super) fn has_many(&self) -> bool {
+        self.rest.len() >= FEW
+    }
+
+    pub(super) fn add_port(&mut self, port: u16, rank: Rank) {
+        push(self.who.get_or_insert_default().ports.entry(port).or_default(), rank);
     }
 
     /// Every list in which a rule for this asker can be.
@@ -176,6 +191,9 @@ impl Bucket {
         }
         if let Some(source) = asker.source {
             who.sources.each(source, |_, ranks| found(ranks, Found::BySource));
+        }
+        if let Some(ranks) = who.ports.get(&asker.port) {
+            found(ranks, Found::ByPort);
         }
     }
 }

@@ -27,7 +27,7 @@ use index::{Asker, Bucket, Found, Labels, Prefixes, Rank};
 pub use pattern::Pattern;
 pub use rule::{Action, Conditions, Destination, Rule};
 
-/// Places that one rule is filed in; one with more users or sources for its destinations is found by destination only.
+/// Places that one rule is filed in; one with more users, sources or ports for its destinations is found by destination only.
 const PLACES_PER_RULE: usize = 256;
 
 /// What a client wants.
@@ -140,7 +140,7 @@ impl Acl {
     fn file(&mut self, rank: Rank, conditions: &Conditions) {
         let everywhere = [Destination::Any];
         let destinations = conditions.destinations.as_deref().unwrap_or(&everywhere);
-        let Conditions { users, groups, sources, .. } = conditions;
+        let Conditions { users, groups, sources, ports, .. } = conditions;
         let fits = |length: usize| length * destinations.len() <= PLACES_PER_RULE;
         for destination in destinations {
             let bucket = match destination {
@@ -155,7 +155,12 @@ impl Acl {
                     groups.iter().for_each(|group| bucket.add_group(group, rank));
                 }
                 (_, _, Some(nets)) if fits(nets.len()) => nets.iter().for_each(|net| bucket.add_source(net, rank)),
-                _ => bucket.add(rank),
+                _ => match ports {
+                    Some(ports) if bucket.has_many() && fits(ports.iter().map(ExactSizeIterator::len).sum()) => {
+                        ports.iter().cloned().flatten().for_each(|port| bucket.add_port(port, rank));
+                    }
+                    _ => bucket.add(rank),
+                },
             }
         }
     }
@@ -287,7 +292,7 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(acl: &'a Acl, ask: &'a Ask<'a>) -> Self {
-        let asker = Asker { user: ask.user.map(str::as_bytes), groups: ask.groups, source: ask.source };
+        let asker = Asker { user: ask.user.map(str::as_bytes), groups: ask.groups, source: ask.source, port: ask.port };
         Self { acl, ask, asker, named: NONE, everywhere: NONE }
     }
 
@@ -318,7 +323,7 @@ impl Conditions {
         fn any<T>(list: Option<&Vec<T>>, is_it: impl FnMut(&T) -> bool) -> bool {
             list.is_none_or(|list| list.iter().any(is_it))
         }
-        any(ports.as_ref(), |ports| ports.contains(&ask.port))
+        (found == Found::ByPort || any(ports.as_ref(), |ports| ports.contains(&ask.port)))
             && any(protocols.as_ref(), |protocol| *protocol == ask.protocol)
             && (found == Found::ByUser || any(users.as_ref(), |user| Some(&**user) == ask.user))
             && (found == Found::BySource

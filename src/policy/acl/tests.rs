@@ -196,6 +196,25 @@ fn hits_outlive_a_reload_by_what_a_rule_says() {
     assert_eq!((after.decided(Allow), after.decided(Block)), (5, 1), "those by default too");
 }
 
+#[test]
+fn rules_that_differ_by_port_are_found_by_it() {
+    let of_ports = |ports: RangeInclusive<u16>, priority| {
+        let mut rule = rule(Allow, priority, &["192.0.2.1"]);
+        rule.conditions.ports = Some(vec![ports]);
+        rule
+    };
+    // In the order of their lines; the last two are of higher priority, and one is too wide to be filed by port.
+    let singles = (1..=1000).map(|port| of_ports(port..=port, 0));
+    let acl = compile(Block, singles.chain([of_ports(500..=502, 1), of_ports(900..=9000, 1)]).collect());
+    for (port, line) in [(1, 1), (8, 8), (9, 9), (499, 499), (500, 1001), (502, 1001), (503, 503), (900, 1002)] {
+        assert_eq!(verdict(&acl, &Ask { port, ..ask("192.0.2.1") }), (Allow, line), "{port}");
+    }
+    for port in [0, 9001, u16::MAX] {
+        assert_eq!(verdict(&acl, &Ask { port, ..ask("192.0.2.1") }), (Block, 0), "{port}");
+    }
+    assert_eq!(verdict(&acl, &Ask { port: 9, ..ask("192.0.2.2") }), (Block, 0));
+}
+
 /// Small numbers from a seed.
 struct Dice(u64);
 
@@ -328,6 +347,16 @@ fn finds_what_looking_through_all_rules_finds() {
         let mut dice = Dice(0x9E37_79B9_7F4A_7C15u64.wrapping_mul(round) | 1);
         let default = *dice.pick(&Action::ALL);
         let mut rules: Vec<Rule> = (0..dice.roll(30)).map(|_| random_rule(&mut dice)).collect();
+        // Now and then so many of one destination that they are found by their ports.
+        if round % 4 == 0 {
+            rules.truncate(3);
+            rules.extend((0..40).map(|_| {
+                let mut rule = rule(*dice.pick(&Action::ALL), dice.roll(3) as i32, &["10.1.2.3", "a.x.com"]);
+                let port = *dice.pick(&[80, 443, 5000, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+                rule.conditions.ports = Some(vec![port..=port, 30_000..=30_000 + dice.roll(200) as u16]);
+                rule
+            }));
+        }
         rules.iter_mut().zip(1..).for_each(|(rule, line)| rule.line = line);
         let acl = Acl::compile(default, &rules, Vec::new(), None);
         for _ in 0..100 {

@@ -98,8 +98,13 @@ fn a_taken_port_is_an_error_with_a_hint() {
     let admin = format!("listen = \"{}\"", taken.local_addr().unwrap());
     let mut arus = Setup::one("127.0.0.1:0", &[&backend]).admin(&admin).launch();
     assert_eq!(arus.wait_exit(DEADLINE).code(), Some(1));
-    let said = arus.log.lines().iter().map(Value::to_string).collect::<String>();
-    assert!(said.contains("cannot be bound") && said.contains("choose another port"), "{said}");
+    arus.log.wait(DEADLINE, "why it does not start", |lines| {
+        let is_said = |line: &Value| {
+            let line = line.to_string();
+            line.contains("cannot be bound") && line.contains("choose another port")
+        };
+        lines.iter().any(is_said).then_some(())
+    });
 }
 
 #[test]

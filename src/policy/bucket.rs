@@ -25,6 +25,12 @@ impl Rate {
         u64::try_from(cost).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
     }
 
+    /// Half as much, with the same burst.
+    #[must_use]
+    pub fn half(self) -> Self {
+        Self { per_second: (self.per_second / 2).max(1), burst: self.burst }
+    }
+
     /// How far ahead of its payment a taking of so many bytes may go. One larger than the burst goes when the bucket is
     /// full, so that there is always progress.
     fn slack(self, cost: u64) -> u64 {

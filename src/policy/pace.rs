@@ -1,4 +1,4 @@
-//! How fast one session may go: the connection's own rate, its user's, and the process's.
+//! How fast one session may go: the connection's own rate, its user's, and a share of the process's, one after the other.
 //!
 //! A stream asks for what it is about to send, is told when, and sends then: so nothing is taken ahead that others could
 //! use, and nobody asks in vain. A datagram cannot wait: it is let through or not.
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::bucket::{Bucket, Rate};
+use super::party::Party;
 use super::terms::rate_of;
 use super::user::{Membership, User};
 use super::users::Users;
@@ -24,6 +25,8 @@ const AHEAD_NS: u64 = 50_000_000;
 pub struct Pace {
     users: Arc<Users>,
     user: Arc<User>,
+    /// The user's, or of a connection without one its own.
+    party: Arc<Party>,
     own: Bucket,
 }
 
@@ -33,35 +36,59 @@ pub struct Request {
     pub bytes: u64,
     /// When they may go on from where they are.
     at: u64,
-    is_global: bool,
+    stage: Stage,
+    /// They are counted as waiting for a share of the global rate.
+    shares: bool,
     /// Of the limits that were asked; at a change, it all begins anew.
     version: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The rates of the connection and of its user.
+    Own,
+    /// What of the global rate the user is guaranteed.
+    Guaranteed(Rate),
+    /// The share of the rest, with the place in the line for it.
+    Share(u64),
+    /// The global rate itself.
+    Global,
+    /// Likewise, for what is guaranteed: that counts among those who do not share.
+    GlobalGuaranteed,
 }
 
 impl Pace {
     /// For a session without a user.
     #[must_use]
     pub fn anonymous(users: &Arc<Users>) -> Self {
-        Self { users: Arc::clone(users), user: Arc::clone(users.anonymous()), own: Bucket::default() }
+        Self {
+            users: Arc::clone(users),
+            user: Arc::clone(users.anonymous()),
+            party: Arc::default(),
+            own: Bucket::default(),
+        }
     }
 
     /// For a session of a user.
     #[must_use]
     pub fn of(users: &Arc<Users>, membership: &Membership) -> Self {
-        Self { users: Arc::clone(users), user: Arc::clone(membership.user()), own: Bucket::default() }
+        let user = Arc::clone(membership.user());
+        Self { users: Arc::clone(users), party: Arc::clone(&user.party), user, own: Bucket::default() }
     }
 
     /// Whether there is any limit now.
     #[must_use]
     pub fn is_limited(&self) -> bool {
         self.users.limits_rates()
-            && (self.own().is_some() || self.user.max().is_some() || self.users.global().is_some())
+            && (self.own().is_some() || self.user.max().is_some() || self.users.global.rate().is_some())
     }
 
     /// What a stream best asks for at a time.
     #[must_use]
     pub fn piece(&self) -> u64 {
-        let rates = [self.own(), self.user.max(), self.users.global()];
+        let global = self.users.global.rate();
+        let share = global.map(|rate| self.users.global.last_share(rate));
+        let rates = [self.own(), self.user.max(), global, share];
         let piece = |rate: Rate| (rate.per_second / PARTS_OF_SECOND).min(rate.burst).max(LEAST);
         rates.into_iter().flatten().map(piece).fold(MOST, u64::min)
     }
@@ -77,7 +104,7 @@ impl Pace {
         if let Some(max) = self.user.max() {
             at = at.max(self.user.line.reserve(max, bytes, now));
         }
-        Request { bytes, at, is_global: false, version }
+        Request { bytes, at, stage: Stage::Own, shares: false, version }
     }
 
     /// Whether the bytes may go now; else in how many nanoseconds to ask again. The caller asks earlier as well when
@@ -87,52 +114,103 @@ impl Pace {
     /// While they have to wait.
     pub fn poll(&self, request: &mut Request, now: u64) -> Result<(), u64> {
         if request.version != self.users.version.load(Ordering::Acquire) {
+            self.leave(request, now);
             if let Some(own) = self.own() {
                 self.own.empty_line(own, now);
             }
             *request = self.ask(request.bytes, now);
         }
-        if request.at > now {
-            return Err(request.at - now);
-        }
-        let Some(global) = self.users.global().filter(|_| !request.is_global) else { return Ok(()) };
-        let ahead = global.cost(global.burst);
-        if let Some(guaranteed) = self.user.guaranteed()
-            && self.user.guarantee.try_take(guaranteed, request.bytes, now, 0)
-        {
-            if self.users.line.try_take(global, request.bytes, now, ahead) {
-                request.is_global = true;
-                return Ok(());
+        loop {
+            let global = self.users.global.rate();
+            if let Some(rate) = global {
+                self.look_again(request, rate, now);
             }
-            self.user.guarantee.give_back(guaranteed, request.bytes);
+            if request.at > now {
+                // Whoever waits for the global rate or a share of it is one of those who share it.
+                let shares = matches!(request.stage, Stage::Share(_) | Stage::Global);
+                if shares && !std::mem::replace(&mut request.shares, true) {
+                    self.party.begin_sharing(&self.users.global, now);
+                }
+                return Err(request.at - now);
+            }
+            match (request.stage, global) {
+                (_, None) | (Stage::Global | Stage::GlobalGuaranteed, _) => {
+                    self.leave(request, now);
+                    return Ok(());
+                }
+                (Stage::Own, Some(rate)) => self.turn_to_global(request, rate, now),
+                (Stage::Guaranteed(_), Some(rate)) => {
+                    self.users.global.note_light(request.bytes, now);
+                    request.stage = Stage::GlobalGuaranteed;
+                    request.at = self.users.global.line.reserve(rate, request.bytes, now);
+                }
+                (Stage::Share(_), Some(rate)) => {
+                    if !request.shares {
+                        self.party.note_unhindered(&self.users.global, request.bytes, now);
+                    }
+                    request.stage = Stage::Global;
+                    request.at = self.users.global.line.reserve(rate, request.bytes, now);
+                }
+            }
         }
-        let turn = self.user.turn.load(Ordering::Relaxed);
-        if turn > now {
-            return Err(turn - now);
+    }
+
+    /// Takes that of two ways to the global rate which is free earlier: what is guaranteed, or the share of the rest.
+    fn turn_to_global(&self, request: &mut Request, rate: Rate, now: u64) {
+        let (user, party, bytes) = (&self.user, &self.party, request.bytes);
+        let guaranteed = user.guaranteed().map(|promise| (promise, user.guarantee.reserve(promise, bytes, now)));
+        if let Some((promise, at)) = guaranteed.filter(|(_, at)| *at <= now) {
+            (request.stage, request.at) = (Stage::Guaranteed(promise), at);
+            return;
         }
-        request.at = self.users.line.reserve(global, request.bytes, now);
-        request.is_global = true;
-        if self.has_name() {
-            // One stream of each user stands in this line, so that users, not streams, take turns in it. Two that come at
-            // the very same time may both: that makes no difference in the long run.
-            self.user.turn.store(request.at, Ordering::Relaxed);
+        let share = self.users.global.share(rate, party.shares(now), now);
+        let place = party.share.reserve(bytes);
+        let at = party.share.turn_of(place, share, now);
+        (request.stage, request.at) = (Stage::Share(place), at);
+        if let Some((promise, earlier)) = guaranteed {
+            if earlier < at {
+                party.share.skip(bytes);
+                (request.stage, request.at) = (Stage::Guaranteed(promise), earlier);
+            } else {
+                user.guarantee.give_back(promise, bytes);
+            }
         }
-        if request.at > now { Err(request.at - now) } else { Ok(()) }
+    }
+
+    /// Looks anew when the turn of what waits for its share comes: at once where nobody uses the rate.
+    fn look_again(&self, request: &mut Request, rate: Rate, now: u64) {
+        let Stage::Share(place) = request.stage else { return };
+        let global = &self.users.global;
+        request.at = self.party.share.turn_of(place, global.share(rate, true, now), now);
+        if request.at > now && global.is_unused(now) {
+            self.party.share.skip(request.bytes);
+            request.at = now;
+        }
     }
 
     /// Gives up what was asked for, or of it what does not go.
-    pub fn give_back(&self, request: &Request, bytes: u64) {
-        if request.version != self.users.version.load(Ordering::Acquire) {
-            return;
+    pub fn give_back(&self, mut request: Request, bytes: u64, now: u64) {
+        if request.version == self.users.version.load(Ordering::Acquire) {
+            if let Some(own) = self.own() {
+                self.own.give_back(own, bytes);
+            }
+            if let Some(max) = self.user.max() {
+                self.user.line.give_back(max, bytes);
+            }
+            match (request.stage, self.users.global.rate()) {
+                (Stage::Guaranteed(promise), _) => self.user.guarantee.give_back(promise, bytes),
+                (Stage::Share(_), _) => self.party.share.skip(bytes),
+                (Stage::Global | Stage::GlobalGuaranteed, Some(rate)) => self.users.global.line.give_back(rate, bytes),
+                _ => {}
+            }
         }
-        if let Some(own) = self.own() {
-            self.own.give_back(own, bytes);
-        }
-        if let Some(max) = self.user.max() {
-            self.user.line.give_back(max, bytes);
-        }
-        if let Some(global) = self.users.global().filter(|_| request.is_global) {
-            self.users.line.give_back(global, bytes);
+        self.leave(&mut request, now);
+    }
+
+    /// Takes it out of the count of what waits.
+    fn leave(&self, request: &mut Request, now: u64) {
+        if std::mem::take(&mut request.shares) {
+            self.party.end_sharing(&self.users.global, now);
         }
     }
 
@@ -144,42 +222,70 @@ impl Pace {
         if let Some(max) = self.user.max() {
             self.user.line.charge(max, bytes, now);
         }
-        if let Some(global) = self.users.global() {
-            self.users.line.charge(global, bytes, now);
+        if let Some(global) = self.users.global.rate() {
+            self.users.global.line.charge(global, bytes, now);
         }
     }
 
     /// Takes a datagram, or refuses it.
     #[must_use]
     pub fn try_take(&self, bytes: u64, now: u64) -> bool {
-        let lines = [
-            (self.own(), &self.own, 0),
-            (self.user.max(), &self.user.line, AHEAD_NS),
-            (self.users.global(), &self.users.line, AHEAD_NS),
-        ];
-        for (index, (rate, line, ahead)) in lines.iter().enumerate() {
-            let Some(rate) = rate else { continue };
-            if !line.try_take(*rate, bytes, now, *ahead) {
-                for (rate, line, _) in &lines[..index] {
-                    if let Some(rate) = rate {
-                        line.give_back(*rate, bytes);
-                    }
-                }
-                return false;
-            }
+        let (own, max) = (self.own(), self.user.max());
+        if own.is_some_and(|own| !self.own.try_take(own, bytes, now, 0)) {
+            return false;
         }
-        true
+        let has_max = max.is_none_or(|max| try_line(max, &self.user.line, &self.user.datagrams, bytes, now));
+        if has_max && self.users.global.rate().is_none_or(|rate| self.try_global(rate, bytes, now)) {
+            return true;
+        }
+        if let Some(own) = own {
+            self.own.give_back(own, bytes);
+        }
+        if let Some(max) = max.filter(|_| has_max) {
+            self.user.line.give_back(max, bytes);
+        }
+        false
+    }
+
+    fn try_global(&self, rate: Rate, bytes: u64, now: u64) -> bool {
+        let (user, party, global) = (&self.user, &self.party, &self.users.global);
+        let promise = user.guaranteed().filter(|rate| user.guarantee.try_take(*rate, bytes, now, 0));
+        let share = global.share(rate, party.shares(now), now);
+        // Streams of the same party that stand in its line leave half of the share to datagrams.
+        let has_share = promise.is_some() || party.try_share(bytes, share, now) || global.is_unused(now);
+        let is_taken = has_share && try_line(rate, &global.line, &global.datagrams, bytes, now);
+        match (is_taken, promise) {
+            (true, Some(_)) => global.note_light(bytes, now),
+            (true, None) => party.note_unhindered(global, bytes, now),
+            (false, Some(promise)) => user.guarantee.give_back(promise, bytes),
+            (false, None) => {}
+        }
+        is_taken
     }
 
     fn own(&self) -> Option<Rate> {
         rate_of(self.users.per_connection.load(Ordering::Relaxed))
     }
+}
 
-    fn has_name(&self) -> bool {
-        !self.user.name().is_empty()
+/// Lets a datagram through a line, a little ahead of those who stand in it. Behind a long line there would never be a gap
+/// for it, as only streams can wait: then half of the rate is for datagrams, out of `beside`, and streams wait the longer.
+fn try_line(rate: Rate, line: &Bucket, beside: &Bucket, bytes: u64, now: u64) -> bool {
+    if line.try_take(rate, bytes, now, AHEAD_NS) {
+        return true;
     }
+    // Datagrams alone never bring it so far.
+    let streams_wait = line.ahead(now) > rate.cost(rate.burst.max(bytes)) + AHEAD_NS;
+    let is_taken = streams_wait && beside.try_take(rate.half(), bytes, now, 0);
+    if is_taken {
+        line.charge(rate, bytes, now);
+    }
+    is_taken
 }
 
 #[cfg(test)]
 #[path = "pace_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "pace_world.rs"]
+mod world;

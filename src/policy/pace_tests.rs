@@ -41,8 +41,9 @@ impl Stream {
                     let request = self.request.take().unwrap();
                     // Now and then less goes than was asked for.
                     let gone = if random.below(8) == 0 { random.below(request.bytes + 1) } else { request.bytes };
-                    self.pace.give_back(&request, request.bytes - gone);
                     self.sent += gone;
+                    let unsent = request.bytes - gone;
+                    self.pace.give_back(request, unsent, now);
                     // The peer needs a moment.
                     self.wakes = now + random.below(MS / 5);
                 }

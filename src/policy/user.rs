@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::bucket::{Bucket, Rate};
+use super::party::Party;
 use super::terms::{Limits, Quota};
 use crate::types::{Name, Reason};
 
@@ -22,9 +23,11 @@ pub struct User {
     burst: AtomicU64,
     /// The line of `max`.
     pub(super) line: Bucket,
+    /// Half of `max`, for datagrams while streams stand in that line.
+    pub(super) datagrams: Bucket,
     pub(super) guarantee: Bucket,
-    /// When the bytes go that wait for the global rate: until then, the user's other streams wait for their turn.
-    pub(super) turn: AtomicU64,
+    /// As one of those who share the global rate.
+    pub(super) party: Arc<Party>,
     quota: AtomicU64,
     /// Bytes that count against it.
     pub(super) used: AtomicU64,
@@ -45,8 +48,9 @@ impl User {
             max: AtomicU64::new(0),
             burst: AtomicU64::new(0),
             line: Bucket::default(),
+            datagrams: Bucket::default(),
             guarantee: Bucket::default(),
-            turn: AtomicU64::new(0),
+            party: Arc::default(),
             quota: AtomicU64::new(0),
             used: AtomicU64::new(0),
             begun: AtomicU64::new(0),
@@ -111,7 +115,6 @@ impl User {
         if let Some(rate) = self.max() {
             self.line.empty_line(rate, now);
         }
-        self.turn.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn max(&self) -> Option<Rate> {

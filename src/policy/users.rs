@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
-use super::bucket::{Bucket, Rate};
-use super::terms::{Qos, rate_of};
+use super::share::Global;
+use super::terms::Qos;
 use super::user::{Membership, User};
 use crate::limits::USERS;
 use crate::types::{Name, Reason};
@@ -37,10 +37,8 @@ pub struct Users {
     pub(super) version: AtomicU64,
     /// Whether anything is limited at all.
     limits: AtomicBool,
-    /// Bytes per second of the process; 0: no limit.
-    global: AtomicU64,
-    /// What all bytes go through then.
-    pub(super) line: Bucket,
+    /// The rate of the process.
+    pub(super) global: Global,
     /// Bytes per second of one connection; 0: no limit.
     pub(super) per_connection: AtomicU64,
     /// Everybody who is not known by name.
@@ -72,8 +70,7 @@ impl Users {
             qos: ArcSwap::from_pointee(Qos::default()),
             version: AtomicU64::new(0),
             limits: AtomicBool::new(false),
-            global: AtomicU64::new(0),
-            line: Bucket::default(),
+            global: Global::default(),
             per_connection: AtomicU64::new(0),
             anonymous: Arc::new(User::new("".into(), now)),
             lists: std::iter::repeat_with(ArcSwapOption::empty).take(LISTS).collect(),
@@ -91,10 +88,7 @@ impl Users {
         }
         self.qos.store(Arc::new(qos.clone()));
         self.limits.store(qos.limits_rates(), Ordering::Relaxed);
-        self.global.store(qos.global, Ordering::Relaxed);
-        if let Some(rate) = self.global() {
-            self.line.empty_line(rate, now);
-        }
+        self.global.set(qos.global, now);
         self.per_connection.store(qos.per_connection, Ordering::Relaxed);
         self.each(|user| self.limit(user, qos, now));
         self.version.fetch_add(1, Ordering::Release);
@@ -108,10 +102,6 @@ impl Users {
     #[must_use]
     pub fn limits_rates(&self) -> bool {
         self.limits.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn global(&self) -> Option<Rate> {
-        rate_of(self.global.load(Ordering::Relaxed))
     }
 
     #[must_use]

@@ -68,7 +68,7 @@ impl Gate {
         let Some(request) = self.request.take() else { return };
         match request.bytes.checked_sub(bytes as u64) {
             Some(0) => {}
-            Some(unsent) => self.pace.give_back(&request, unsent),
+            Some(unsent) => self.pace.give_back(request, unsent, clock()),
             // A transform had more to say meanwhile.
             None => self.pace.charge(bytes as u64 - request.bytes, clock()),
         }

@@ -157,3 +157,51 @@ fn a_quota_cuts_refuses_and_outlives_a_restart() {
     assert_eq!(connect(&arus, "alice", to).0, 2, "what was used is known after a restart");
     assert_eq!(connect(&arus, "bob", to).0, 0);
 }
+
+/// What each client gets in a span of time, as a part of all that they get; and all of it is no more than may come.
+fn parts(arus: &Arus, users: &[&str], to: SocketAddr, rate: u64) -> Vec<f64> {
+    let began = Instant::now();
+    let mut clients: Vec<Stream> = users.iter().map(|user| connect(arus, user, to).1).collect();
+    let until = began + Duration::from_secs(6);
+    let got: Vec<u64> = std::thread::scope(|scope| {
+        let reading = clients.iter_mut().map(|client| {
+            scope.spawn(move || {
+                let (mut got, mut buffer) = (0, vec![0; 64 * 1024]);
+                while Instant::now() < until {
+                    got += client.read_some(&mut buffer).unwrap() as u64;
+                }
+                got
+            })
+        });
+        reading.collect::<Vec<_>>().into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let (all, most) = (got.iter().sum::<u64>() as f64, began.elapsed().as_secs_f64() * rate as f64 + rate as f64 / 10.0);
+    assert!(all <= most, "{all} of at most {most}");
+    assert!(all >= most * 0.5, "only {all} of {most}");
+    got.iter().map(|got| *got as f64 / all).collect()
+}
+
+#[test]
+fn users_share_what_there_is_whatever_their_connections_and_shards() {
+    let backend = Backend::start(behaviour::source(1 << 40));
+    let arus = socks("[qos]\nglobal = \"2MiB\"\n").shards(3).start();
+    let users = ["bob", "alice", "alice", "alice", "alice", "alice", "alice", "alice", "alice"];
+    let parts = parts(&arus, &users, backend.address().ip(), 2048 * KIB);
+    // Within 10 % by the clock of the simulation (`policy/pace_world.rs`); this machine may be slow.
+    assert!((0.35..0.65).contains(&parts[0]), "{parts:?}");
+}
+
+#[test]
+fn what_is_guaranteed_comes_before_what_others_want() {
+    let backend = Backend::start(behaviour::source(1 << 40));
+    let names: Vec<String> = (0..12).map(|user| format!("u{user}")).collect();
+    let logins: String =
+        names.iter().map(|name| format!("[[auth.user]]\nname = \"{name}\"\npassword = \"u\"\n")).collect();
+    let qos = "[qos]\nglobal = \"1MiB\"\nusers = [{ name = \"alice\", guaranteed = \"600KiB\" }]\n";
+    let arus = socks(&format!("{qos}{logins}")).shards(2).start();
+    let mut users: Vec<&str> = names.iter().map(String::as_str).collect();
+    users.push("alice");
+    let parts = parts(&arus, &users, backend.address().ip(), 1024 * KIB);
+    // An equal share would be a thirteenth.
+    assert!(parts[12] > 0.45, "{parts:?}");
+}

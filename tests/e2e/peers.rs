@@ -1,16 +1,22 @@
 //! Real programs on both sides: curl, HAProxy, nginx, and the example configuration.
 
-use std::io::Write as _;
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::harness::{Address, Setup, Stream, eventually};
 use crate::ops::{Running, has, listener, text};
 
-/// A port that was free a moment ago.
+/// A port that nobody has and that the kernel gives to nobody else for a minute: it is in TIME_WAIT, which only those
+/// who bind it with SO_REUSEADDR get over, as servers do.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+    drop(listener.accept().unwrap());
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    address.port()
 }
 
 fn curl(arguments: &[&str]) -> String {

@@ -175,7 +175,8 @@ fn parts(arus: &Arus, users: &[&str], to: SocketAddr, rate: u64) -> Vec<f64> {
         });
         reading.collect::<Vec<_>>().into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    let (all, most) = (got.iter().sum::<u64>() as f64, began.elapsed().as_secs_f64() * rate as f64 + rate as f64 / 10.0);
+    let (all, most) =
+        (got.iter().sum::<u64>() as f64, began.elapsed().as_secs_f64() * rate as f64 + rate as f64 / 10.0);
     assert!(all <= most, "{all} of at most {most}");
     assert!(all >= most * 0.5, "only {all} of {most}");
     got.iter().map(|got| *got as f64 / all).collect()

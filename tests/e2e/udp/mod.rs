@@ -387,15 +387,33 @@ fn rules_hold_for_each_datagram_and_change_under_live_associations() {
     assert_eq!((&line["bytes_up"], &line["bytes_down"]), (&15.into(), &0.into()));
 }
 
+/// dnsmasq, which knows one name. It cannot be given a port by the kernel, and wants the same one of UDP and TCP:
+/// it is started again at another when somebody else was faster.
+fn name_server() -> (Program, SocketAddr) {
+    for _ in 0..50 {
+        let (reserved, at) = udp("127.0.0.1:0");
+        drop(reserved);
+        let mut server = Command::new("dnsmasq");
+        server.args(["--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"]);
+        server.args(["--listen-address=127.0.0.1", "--bind-interfaces", "--pid-file="]);
+        server.args(["--host-record=asked.test,192.0.2.53".to_owned(), format!("--port={}", at.port())]);
+        let server = Program::start(server);
+        let listens = server.wait("dnsmasq to start", |text| match text {
+            text if text.contains("Address already in use") => Some(false),
+            text if text.contains("started, version") => Some(true),
+            _ => None,
+        });
+        if listens {
+            return (server, at);
+        }
+    }
+    panic!("no port for dnsmasq");
+}
+
 /// A question to a real DNS server by a real SOCKS client, over UDP.
 #[test]
 fn a_question_of_dns_through_a_real_client_to_a_real_server() {
-    let (_, at) = udp("127.0.0.1:0");
-    let mut server = Command::new("dnsmasq");
-    let port = format!("--port={}", at.port());
-    server.args(["--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--listen-address=127.0.0.1"]);
-    server.args(["--bind-interfaces", "--pid-file=", "--host-record=asked.test,192.0.2.53"]).arg(port);
-    let _server = Program::start(server);
+    let (_server, at) = name_server();
     let arus = setup("").start();
     let Address::Ip(proxy) = arus.address("socks") else { panic!("a TCP listener") };
     let script = format!(

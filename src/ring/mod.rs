@@ -24,6 +24,7 @@ mod operation;
 mod pipe;
 mod probe;
 mod receive;
+mod slice;
 mod slots;
 mod socket;
 mod tend;
@@ -44,6 +45,7 @@ pub use operation::{Completion, OwnBuffer};
 pub use pipe::Pipe;
 pub use probe::{Unusable, probe};
 pub use receive::{Ask, First, Receive, Received};
+pub use slice::ask_for_short_slices;
 pub use socket::{Send, Socket};
 pub use timeout::Timeout;
 

@@ -291,3 +291,116 @@ fn users_of_the_system_log_in_and_have_its_groups() {
     assert_eq!(refusal(&arus, "127.0.0.1", old, "se cret"), "auth_failed");
     assert_eq!(refusal(&arus, "127.0.0.1", "arus-no-such-user", "se cret"), "auth_failed");
 }
+
+/// For [`children`]: those that have ended, and were not waited for.
+const DEAD: &str = "";
+
+/// The processes that were started by `parent` with this word of their command line, as none has a name of its own.
+fn children(parent: u32, word: &str) -> Vec<u32> {
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let is_child = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after = stat.rsplit_once(") ").map(|(_, after)| after.split(' ').collect::<Vec<_>>()).unwrap_or_default();
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        // One that nobody has waited for has no command line.
+        let has_word = word == DEAD && after.first() == Some(&"Z")
+            || line.split(|byte| *byte == 0).any(|own| own == word.as_bytes());
+        has_word && after.get(1).is_some_and(|of| *of == parent.to_string())
+    };
+    pids.filter(is_child).collect()
+}
+
+/// A keeper with everybody that it has to have: its standby and its workers.
+fn household(keeper: u32) -> (u32, Vec<u32>) {
+    eventually("the keeper has its standby and its workers", || {
+        let (standby, workers) = (children(keeper, "pam-keeper"), children(keeper, "pam-worker"));
+        (standby.len() == 1 && workers.len() == 4).then(|| (standby[0], workers))
+    })
+}
+
+fn kill(pid: u32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+fn is_gone(pid: u32) -> bool {
+    // Whoever has it as a child now may not have heard of its end.
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+}
+
+/// The keeper is a child of the arus that has just been started, or of one that could start it again.
+fn keeper_of(arus: &Arus) -> u32 {
+    eventually("there is a keeper", || children(arus.process().0, "pam-keeper").pop())
+}
+
+/// Waits until arus has said `count` times that the processes were started again.
+fn wait_restarts(arus: &Arus, count: usize) {
+    let is_one = |line: &&serde_json::Value| {
+        line["message"].as_str().is_some_and(|message| message.contains("another is there"))
+    };
+    let seen = |lines: &[serde_json::Value]| (lines.iter().filter(is_one).count() >= count).then_some(());
+    arus.log.wait(DEADLINE, &format!("{count} restarts"), seen);
+}
+
+#[test]
+fn a_keeper_that_is_killed_has_a_successor_even_when_root_was_given_up() {
+    use nix::sys::signal::Signal::{SIGKILL, SIGSTOP};
+    let Some(service) = Service::exec("keeper", IS_RIGHT, "true") else { return };
+    let auth = format!("methods = [\"pam\"]\npam_service = \"{}\"\nfailures = {{ limit = 1 }}", service.name);
+    for user in [None, Some("user = \"nobody\"")] {
+        let setup = setup(&auth, ACL);
+        open_to_all(setup.directory());
+        let arus = user.into_iter().fold(setup, Setup::engine).start();
+        let mut keeper = keeper_of(&arus);
+        for round in 1..=3 {
+            let (standby, workers) = household(keeper);
+            kill(keeper, SIGKILL);
+            wait_restarts(&arus, round);
+            // One that is not remembered.
+            assert!(log_in(&arus, "127.0.0.1", &format!("user{round}"), "right").is_ok(), "{round}");
+            eventually("the workers of before are gone", || workers.iter().all(|pid| is_gone(*pid)).then_some(()));
+            assert!(children(arus.process().0, DEAD).is_empty(), "the one before was waited for");
+            keeper = standby;
+        }
+        // One that loses its standby starts another.
+        let (standby, _) = household(keeper);
+        kill(standby, SIGKILL);
+        eventually("there is another standby", || children(keeper, "pam-keeper").pop().filter(|pid| *pid != standby));
+        assert!(log_in(&arus, "127.0.0.1", "user4", "right").is_ok());
+        let (_, events) = arus.request("GET", "/api/v1/events?category=auth");
+        assert_eq!(events["data"][0]["severity"], "warning", "{events}");
+
+        // Both at once: nobody but arus itself is left to start them again, and only as long as it is root.
+        let (standby, _) = household(keeper);
+        kill(keeper, SIGSTOP);
+        kill(standby, SIGKILL);
+        kill(keeper, SIGKILL);
+        if user.is_none() {
+            wait_restarts(&arus, 4);
+            household(keeper_of(&arus));
+            assert!(log_in(&arus, "127.0.0.1", "user5", "right").is_ok());
+        } else {
+            arus.log.message("logins by PAM fail until arus is started again");
+            assert_eq!(refusal(&arus, "127.0.0.1", "user5", "right"), "auth_unavailable");
+            assert_eq!(
+                refusal(&arus, "127.0.0.1", "user5", "right"),
+                "auth_unavailable",
+                "and it is not banned for it"
+            );
+            let (_, events) = arus.request("GET", "/api/v1/events?category=auth");
+            assert_eq!(events["data"][0]["severity"], "error", "{events}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_of_the_processes_when_arus_is_gone() {
+    let Some(service) = Service::exec("left", IS_RIGHT, "true") else { return };
+    let auth = format!("methods = [\"pam\"]\npam_service = \"{}\"", service.name);
+    let mut arus = setup(&auth, ACL).start();
+    let keeper = keeper_of(&arus);
+    let (standby, workers) = household(keeper);
+    arus.signal(nix::sys::signal::Signal::SIGKILL);
+    arus.wait_exit(DEADLINE);
+    let all = [&[keeper, standby][..], &workers].concat();
+    eventually("all of them have ended", || all.iter().all(|pid| is_gone(*pid)).then_some(()));
+}

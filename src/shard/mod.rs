@@ -11,6 +11,7 @@ mod greet;
 mod look;
 mod reach;
 mod reject;
+mod seen;
 mod session;
 mod socks;
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::Shard;
 use super::access::Asked;
 use super::generation::Generation;
+use super::seen::Seen;
 use crate::config::plan;
 use crate::policy::budget::Lease;
 use crate::policy::pace::Pace;
@@ -52,7 +53,9 @@ pub(super) struct Live {
     first_byte: Cell<Option<Duration>>,
     bytes_up: Cell<u64>,
     bytes_down: Cell<u64>,
-    datagrams: Cell<[u64; 2]>,
+    pub(super) datagrams: Cell<[u64; 2]>,
+    /// Where it is a UDP association.
+    pub(super) seen: OnceCell<Box<Seen>>,
     pub(super) cut: Cut,
 }
 
@@ -198,6 +201,7 @@ impl Session {
             bytes_up: Cell::new(0),
             bytes_down: Cell::new(0),
             datagrams: Cell::default(),
+            seen: OnceCell::new(),
             cut: Cut::default(),
         });
         add(&shard.stats().active, 1);

@@ -35,6 +35,8 @@ optional=(
     dante-server # SOCKS peers in benchmarks
     microsocks
     chromium     # the test of the dashboard, which is left out without it
+    openssh-server # sshd, which a test reaches through netcat
+    openssh-client
     libpam0g-dev # headers for whoever writes PAM modules
 )
 

@@ -84,11 +84,16 @@ enum Command {
     PamKeeper {
         workers: usize,
         limit_ms: u64,
+        /// Waits until the keeper that has started it is gone
+        #[arg(long)]
+        standby: bool,
     },
     /// Asks PAM; the keeper starts it
     #[command(hide = true)]
     PamWorker {
         limit_ms: u64,
+        /// The process of the keeper
+        keeper: i32,
     },
     /// Check a plugin, or send bytes through it, without traffic
     #[command(subcommand)]
@@ -149,8 +154,10 @@ pub fn main() -> ExitCode {
         Command::Top(args) => finish(top::run(&args)),
         Command::Plugin(command) => plugin::run(&command),
         Command::HashPassword(args) => finish(hash_password::run(&args)),
-        Command::PamKeeper { workers, limit_ms } => pam::keep(workers, Duration::from_millis(limit_ms)),
-        Command::PamWorker { limit_ms } => pam::work(Duration::from_millis(limit_ms)),
+        Command::PamKeeper { workers, limit_ms, standby } => {
+            pam::keep(workers, Duration::from_millis(limit_ms), standby)
+        }
+        Command::PamWorker { limit_ms, keeper } => pam::work(Duration::from_millis(limit_ms), keeper),
         Command::Hello(args) => finish(hello::run(&args)),
         Command::Completions(args) => finish(shell::completions(&args)),
         Command::Man(args) => finish(shell::man(&args)),

@@ -16,8 +16,8 @@ impl Shard {
             if ids.binary_search(&live.id).is_ok() {
                 let (id, answers) = (live.id, answers.clone());
                 // An association has no relay that could be asked.
-                if let Some(seen) = live.seen.get() {
-                    let _ = answers.try_send((id, seen.sight(self.ring.now(), live.datagrams.get())));
+                if let Some(sight) = live.sight(self.ring.now()) {
+                    let _ = answers.try_send((id, sight));
                     continue;
                 }
                 live.cut.ask(Box::new(move |sight| {

@@ -149,13 +149,14 @@ async fn connect(
         }
         return Ok((inlet, None, preface));
     };
-    let shake = async {
+    // In a box, as it is larger than all that other connections need.
+    let shake = Box::pin(async {
         if !header.is_empty() {
             inlet.socket.send_bytes(header.into()).await?;
         }
         let name = &terms.names[usize::from(place.index())];
         tls::connect(&mut inlet, &terms.config, name, shard.gate()).await
-    };
+    });
     let failed = |reason| DialError { reason, blame: Blame::Upstream };
     match shard.ring().timeout(session.listener().timeouts.tls_handshake, shake).await {
         Some(Ok(tls)) => Ok((inlet, Some(tls), preface)),
@@ -183,7 +184,7 @@ async fn dial_backend(
     }
     let terms = dial::Terms { timeout: session.listener().timeouts.connect, source_address: plan.source_address };
     let targets = shard.targets(place.backend());
-    dial(shard.ring(), permit, &targets, terms).await
+    dial(shard.ring(), permit, &targets, terms).await.map(|dialled| dialled.socket)
 }
 
 /// The PROXY header that the backend gets; nothing where none is configured.

@@ -10,7 +10,10 @@ const METHODS: [u8; 2] = [5, 0xff];
 
 /// Sends a greeting, and gives the choice of the server.
 fn greet(arus: &Arus, methods: &[u8]) -> (TcpStream, [u8; 2]) {
-    let mut stream = TcpStream::connect(arus.address("socks").to_string()).unwrap();
+    greet_over(TcpStream::connect(arus.address("socks").to_string()).unwrap(), methods)
+}
+
+fn greet_over(mut stream: TcpStream, methods: &[u8]) -> (TcpStream, [u8; 2]) {
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut greeting = vec![5, methods.len() as u8];
     greeting.extend(methods);
@@ -22,7 +25,11 @@ fn greet(arus: &Arus, methods: &[u8]) -> (TcpStream, [u8; 2]) {
 
 /// Whether a user and a password are let in.
 fn log_in(arus: &Arus, user: &str, password: &str) -> bool {
-    let (mut stream, choice) = greet(arus, &[0, 2]);
+    log_in_over(TcpStream::connect(arus.address("socks").to_string()).unwrap(), user, password)
+}
+
+fn log_in_over(stream: TcpStream, user: &str, password: &str) -> bool {
+    let (mut stream, choice) = greet_over(stream, &[0, 2]);
     assert_eq!(choice, [5, 2]);
     let mut credentials = vec![1, user.len() as u8];
     credentials.extend(user.as_bytes());
@@ -55,6 +62,12 @@ fn passwords_are_checked_and_whoever_fails_too_often_is_banned() {
     assert!(log_in(&arus, "alice", "right"));
     assert!(!log_in(&arus, "alice", "Right"));
     assert!(!log_in(&arus, "alice", "right"), "banned");
+    let elsewhere = Stream::connect_from([127, 0, 0, 2].into(), &arus.address("socks"));
+    assert!(log_in_over(elsewhere.0.into(), "alice", "right"), "and nobody else");
+    let mut reasons: Vec<String> =
+        arus.finished(8).iter().map(|line| line["reason"].as_str().unwrap().to_owned()).collect();
+    reasons.sort();
+    assert_eq!(reasons[..5], ["auth_failed", "auth_failed", "auth_failed", "banned", "client_gone"], "{reasons:?}");
     let (status, events) = arus.request("GET", "/api/v1/events?category=auth");
     assert_eq!(status, 200);
     assert_eq!(events["data"][0]["details"]["source"], "127.0.0.1", "{events}");

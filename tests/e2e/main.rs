@@ -23,6 +23,7 @@ mod health;
 mod hello;
 mod kit;
 mod limits;
+mod pam;
 mod peers;
 mod plugins;
 mod pressure;

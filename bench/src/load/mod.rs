@@ -9,6 +9,7 @@ mod churn;
 mod datagrams;
 mod flood;
 mod idle;
+mod logins;
 mod session;
 mod socket;
 mod socks;
@@ -28,6 +29,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::net;
+pub(crate) use logins::{GUESTS, guest};
 use socket::Target;
 use socks::{Command, Terms};
 pub(crate) use tally::{Report, Tally};
@@ -139,6 +141,17 @@ enum Shape {
         /// Handshakes under way
         #[arg(long, default_value_t = 64)]
         in_flight: usize,
+    },
+    /// Requests while others log in as users who are not known yet; needs --socks and --login
+    Logins {
+        #[arg(long, default_value_t = 16)]
+        connections: usize,
+        /// Requests a second in total (open loop)
+        #[arg(long, default_value_t = 2_000.0)]
+        rate: f64,
+        /// Logins a second in total
+        #[arg(long, default_value_t = 100.0)]
+        logins: f64,
     },
 }
 
@@ -265,6 +278,12 @@ fn prepare(args: &LoadArgs, index: usize) -> Result<Box<dyn Load>> {
             let worker = worker::Worker::new(target)?.requests(share(connections), Some(rate * fraction));
             Box::new(flood::Flood::new(worker, tls_address, &tls, share(in_flight))?)
         }
+        Shape::Logins { connections, rate, logins } => {
+            let destination = args.socks.context("logins need --socks")?;
+            let (_, password) = args.login()?.context("logins need --login")?;
+            let worker = worker::Worker::new(target)?.requests(share(connections), Some(rate * fraction));
+            Box::new(logins::Logins::new(worker, args.target, destination, password, logins * fraction)?)
+        }
     };
     load.prepare(Duration::from_secs_f64(args.warmup.clamp(0.0, 60.0))).context("while warming up")?;
     Ok(load)
@@ -280,13 +299,18 @@ impl LoadArgs {
         let Some(destination) = self.socks else {
             return Ok(None);
         };
-        let login = self.login.as_deref().map(|login| login.split_once(':').context("--login is USER:PASSWORD"));
         let destination = match command {
             Command::Connect => destination,
             // A client that does not know yet from where it will send.
             Command::UdpAssociate => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         };
-        Ok(Some(Terms::new(command, destination, login.transpose()?)))
+        Ok(Some(Terms::new(command, destination, self.login()?)))
+    }
+
+    /// The user and the password.
+    fn login(&self) -> Result<Option<(&str, &str)>> {
+        let login = self.login.as_deref().map(|login| login.split_once(':').context("--login is USER:PASSWORD"));
+        login.transpose()
     }
 }
 
@@ -304,6 +328,7 @@ impl Shape {
             Self::Mixed { .. } => "mixed",
             Self::Udp { .. } => "udp",
             Self::Flood { .. } => "flood",
+            Self::Logins { .. } => "logins",
         }
     }
 }

@@ -75,6 +75,7 @@ const DETACHING: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusDetaching), (Peer::A
 const PROXYING: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusProxying), (Peer::Arus, Peer::Arus)];
 /// Nobody else has a login that is worth its name: dante asks the system, microsocks keeps the password in clear.
 const LOGIN: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusLogin), (Peer::Arus, Peer::ArusSocks)];
+const GUESTS: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusLogin)];
 const SOCKS: &[(Peer, Peer)] = &[
     (Peer::Arus, Peer::ArusSocks),
     (Peer::Dante, Peer::Dante),
@@ -87,7 +88,7 @@ const SOCKS_UDP: &[(Peer, Peer)] =
 const RECORDING: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusRecording), (Peer::Arus, Peer::Arus)];
 const FILTERING: &[(Peer, Peer)] = &[(Peer::Arus, Peer::ArusFilter)];
 
-pub(crate) const FIGURES: [Figure; 32] = [
+pub(crate) const FIGURES: [Figure; 34] = [
     Figure {
         name: "rr64",
         title: "64 keep-alive connections, 36 B requests, 1,091 B answers",
@@ -315,6 +316,22 @@ pub(crate) const FIGURES: [Figure; 32] = [
         bars: &[bar(Metric::Cpu, Of::Beyond(Peer::ArusSocks), 20.0)],
     },
     Figure {
+        name: "socks-calm",
+        title: "open loop, 2,000 requests/s over 16 connections through SOCKS5",
+        load: &["rr", "--connections", "16", "--rate", "2000"],
+        unit: Unit::Request,
+        cast: GUESTS,
+        bars: &[],
+    },
+    Figure {
+        name: "socks-logins",
+        title: "the same while 100 users a second log in for the first time (argon2id)",
+        load: &["logins", "--connections", "16", "--rate", "2000", "--logins", "100"],
+        unit: Unit::Request,
+        cast: GUESTS,
+        bars: &[bar(Metric::P99, Of::Figure("socks-calm"), 1.2)],
+    },
+    Figure {
         name: "socks-rr64",
         title: "64 keep-alive connections, 36 B requests, 1,091 B answers; through SOCKS5, and forwarded",
         load: &["rr", "--connections", "64"],
@@ -371,7 +388,7 @@ impl Figure {
     }
 
     pub(crate) fn is_of_flood(&self) -> bool {
-        self.load.first() == Some(&"flood")
+        matches!(self.load.first(), Some(&"flood" | &"logins"))
     }
 }
 

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::meter::Meter;
 use super::peers::{Peer, Programs};
 use super::process::{Place, Process};
+use crate::load::{GUESTS, guest};
 use crate::net;
 
 const ARUS_TOML: &str = include_str!("../../peers/arus.toml");
@@ -71,7 +72,7 @@ impl Peer {
             Self::ArusProxying => start.arus(&[("@UPSTREAM@", "send_proxy = \"v2\"")])?,
             Self::ArusTls => start.arus(&[("@MORE@", ARUS_TLS)])?,
             Self::ArusSocks => start.arus_as(ARUS_SOCKS, &[])?,
-            Self::ArusLogin => start.arus_as(ARUS_SOCKS, &[("@MORE@", ARUS_LOGIN)])?,
+            Self::ArusLogin => start.arus_as(ARUS_SOCKS, &[("@MORE@", &with_guests(ARUS_LOGIN))])?,
             Self::ArusRecording => start.arus(&RECORDING)?,
             Self::ArusFilter => anyhow::bail!("arus plugin run is no proxy"),
             Self::Haproxy => start.haproxy(&[])?,
@@ -228,6 +229,14 @@ impl Start<'_> {
         let plain = process.wait_listening()?;
         Ok((process, Addresses { plain, tls: None }))
     }
+}
+
+/// The configuration of a login, and in it as many more users with the same password.
+fn with_guests(login: &str) -> String {
+    let (_, user) = login.split_once("[[auth.user]]").unwrap_or_default();
+    let more =
+        (0..GUESTS).map(|index| format!("[[auth.user]]{}", user.replace("\"bench\"", &format!("{:?}", guest(index)))));
+    std::iter::once(login.to_owned()).chain(more).collect()
 }
 
 /// Waits for the address that arus' listener of this name got.

@@ -108,9 +108,18 @@ impl Auth {
         })))
     }
 
-    /// Where bans are to be told.
+    /// Where bans are to be told, and that PAM's processes were lost.
     pub(super) fn set_events(&self, events: Events) {
+        if let Some(pam) = self.0.pam.get() {
+            pam.set_events(events.clone());
+        }
         let _ = self.0.events.set(events);
+    }
+
+    /// How often PAM's processes had to be started again.
+    #[must_use]
+    pub fn pam_restarts(&self) -> u64 {
+        self.0.pam.get().map_or(0, Pam::restarts)
     }
 
     /// Whether PAM is needed and its processes were never started.
@@ -121,6 +130,9 @@ impl Auth {
     /// Puts another plan into force: logins that begin from now on go by it, those under way end as they began.
     pub(super) fn follow(&self, plan: &plan::Auth, started: Option<pam::Started>) {
         if let Some(pam) = started.and_then(|started| Pam::new(started).ok()) {
+            if let Some(events) = self.0.events.get() {
+                pam.set_events(events.clone());
+            }
             let _ = self.0.pam.set(pam);
         }
         if self.0.state.load().plan != *plan {

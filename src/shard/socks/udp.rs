@@ -22,7 +22,7 @@ use crate::shard::command::{Answer, Errand};
 use crate::shard::seen::Seen;
 use crate::shard::session::{Outcome, Session};
 use crate::stats::counters::{add, sub};
-use crate::types::{Blame, Dropped, Protocol, Reason, Stage, State};
+use crate::types::{Blame, Dropped, Reason, Stage, State};
 use crate::upstream::dial::DialError;
 
 /// An association that may begin.
@@ -59,13 +59,13 @@ pub(super) fn open(session: &Session, talk: &Talk<'_>, ask: &Ask) -> Result<Open
 /// Tells the client where to send, and serves it to the end.
 pub(super) async fn run(session: &Session, talk: &mut Talk<'_>, ask: &Ask, opened: Opened) -> Outcome {
     let Opened { association, bound, lease: _lease, identity } = opened;
-    session.set_protocol(Protocol::Udp);
+    session.becomes_association();
     session.set_stage(Stage::Relay);
     if let Err(outcome) = talk.say(&answer(ask.version, Reply::Succeeded, Some(bound))).await {
         return outcome;
     }
     let _open = Open::new(session);
-    let seen = session.live().seen.get_or_init(Box::default);
+    let seen = session.live().seen();
     let terms = Ruled { session, identity, pace: session.pace(), has_target: Cell::new(false), seen };
     let tally = association.run(talk.inlet, &terms, &session.live().cut).await;
     if tally.reason == Reason::IdleTimeout {

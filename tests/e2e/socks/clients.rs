@@ -9,7 +9,7 @@ use crate::ops::{has, text};
 const PACKAGES: [&str; 2] = ["PySocks==1.7.1", "python-socks==2.7.1"];
 
 /// An HTTP server that says one word.
-fn web() -> Backend {
+pub(super) fn web() -> Backend {
     Backend::start(|mut stream: Stream, _| {
         let mut seen: Vec<u8> = Vec::new();
         let mut buffer = [0; 4096];
@@ -23,7 +23,7 @@ fn web() -> Backend {
     })
 }
 
-fn run(program: &str, words: &[&str]) -> Output {
+pub(super) fn run(program: &str, words: &[&str]) -> Output {
     Command::new(program).args(words).output().unwrap()
 }
 
@@ -113,7 +113,7 @@ fn dante() {
 }
 
 /// A Python that has [`PACKAGES`]; `None` where PyPI cannot be reached.
-fn python() -> Option<PathBuf> {
+pub(super) fn python() -> Option<PathBuf> {
     let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("socks-clients");
     let python = home.join("bin/python");
     let has_all = || run(python.to_str().unwrap(), &["-c", "import socks, python_socks"]).status.success();

@@ -1,10 +1,12 @@
 //! The SOCKS service, byte by byte and with real clients.
 
+mod auth;
 mod bind;
 mod chain;
 mod clients;
 mod dialogue;
 mod flow;
+mod logins;
 mod over;
 
 use std::net::{IpAddr, SocketAddr};

@@ -90,6 +90,8 @@ fn policy(page: &mut Page, acl: &Acl, auth: Option<&Auth>) {
     for (method, result, count) in auth.into_iter().flat_map(|auth| auth.counters().all()) {
         attempts.sample(&[("method", method), ("result", result)], count);
     }
+    page.family("arus_pam_restarts_total", Kind::Counter, "How often the processes that ask PAM were started again.")
+        .sample(&[], auth.map_or(0, Auth::pam_restarts));
 }
 
 fn users(page: &mut Page) {

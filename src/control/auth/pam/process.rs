@@ -3,6 +3,9 @@
 //! A keeper starts the workers and starts again who dies; a worker answers one question at a time. All of them share one
 //! end of a socket of packets, so that the kernel gives each question to one idle worker. When arus ends, the socket ends:
 //! the workers end by themselves, and the keeper with the last of them.
+//!
+//! Arus may have given root up by the time that its keeper is killed, and could start no other. So each keeper has a
+//! standby, which does nothing but wait for its end, and then is the keeper. The workers of before end with theirs.
 
 use std::ffi::{CString, c_int};
 use std::io::{self, Read, Write};
@@ -11,9 +14,11 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, wait};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
 use socket2::Socket;
 use zeroize::Zeroizing;
 
@@ -22,12 +27,22 @@ use super::wire::{Answer, Message, PACKET, Question, read_question, write};
 
 pub(super) const KEEPER: &str = "pam-keeper";
 pub(super) const WORKER: &str = "pam-worker";
-/// The pause after a worker that died young, so that one that cannot even start costs nothing.
+/// The pause after a worker that died young, so that one that cannot even start costs nothing; and the one before a
+/// standby does its work, in which the workers of before end.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Starts `workers` of them and keeps so many alive.
-pub fn keep(workers: usize, limit: Duration) -> ExitCode {
+/// Starts `workers` of them and keeps so many alive; a standby does so when the keeper that has started it is gone.
+pub fn keep(workers: usize, limit: Duration, is_standby: bool) -> ExitCode {
     let Ok(socket) = shared() else { return ExitCode::FAILURE };
+    if is_standby {
+        wait_for_the_end_of_the_keeper();
+        std::thread::sleep(PAUSE);
+        let succeeded = write(&Message::Succeeded { pid: std::process::id() });
+        if has_ended(&socket) || (&socket).write(&succeeded).is_err() {
+            return ExitCode::SUCCESS;
+        }
+    }
+    let mut standby = Standby::start(workers, limit);
     let mut alive: Vec<(u32, Instant)> = Vec::new();
     let mut failed_to_start = 0;
     while alive.len() < workers {
@@ -49,6 +64,11 @@ pub fn keep(workers: usize, limit: Duration) -> ExitCode {
             Err(_) => return ExitCode::FAILURE,
         };
         let pid = pid.as_raw().cast_unsigned();
+        if standby.as_ref().is_some_and(|standby| standby.0.id() == pid) {
+            std::thread::sleep(PAUSE);
+            standby = Standby::start(workers, limit);
+            continue;
+        }
         let Some(index) = alive.iter().position(|(known, _)| *known == pid) else { continue };
         let (_, born) = alive.swap_remove(index);
         if is_over {
@@ -69,9 +89,46 @@ pub fn keep(workers: usize, limit: Duration) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// The next keeper, and the end of a pipe that nobody but this process has open: its end is the end of this process.
+struct Standby(Child);
+
+impl Standby {
+    fn start(workers: usize, limit: Duration) -> Option<Self> {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg(KEEPER).arg(workers.to_string()).arg(limit.as_millis().to_string()).arg("--standby");
+        command.env_clear().current_dir("/").stdin(Stdio::inherit()).stdout(Stdio::piped());
+        match command.spawn() {
+            Ok(child) => Some(Self(child)),
+            Err(error) => {
+                eprintln!("arus {KEEPER}: no standby can be started: {error}");
+                None
+            }
+        }
+    }
+}
+
+/// Standard output is a pipe, which is broken when the keeper has ended.
+fn wait_for_the_end_of_the_keeper() {
+    let stdout = io::stdout();
+    loop {
+        // That it is broken is reported without being asked for.
+        match poll(&mut [PollFd::new(stdout.as_fd(), PollFlags::empty())], PollTimeout::NONE) {
+            Ok(1..) => return,
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(_) => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
+/// Whether arus has closed its end.
+fn has_ended(socket: &Socket) -> bool {
+    let mut polls = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+    poll(&mut polls, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
 fn start_worker(limit: Duration) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
-    command.arg(WORKER).arg(limit.as_millis().to_string());
+    command.arg(WORKER).arg(limit.as_millis().to_string()).arg(std::process::id().to_string());
     command.env_clear().current_dir("/").stdin(Stdio::inherit()).stdout(Stdio::null()).spawn()
 }
 
@@ -81,8 +138,12 @@ fn shared() -> io::Result<Socket> {
 }
 
 /// Answers questions until nobody asks any more. One that takes longer than `limit` ends the process, whatever the module
-/// is doing.
-pub fn work(limit: Duration) -> ExitCode {
+/// is doing; so does the end of the keeper.
+pub fn work(limit: Duration, keeper: i32) -> ExitCode {
+    // It may have ended before this was said.
+    if set_pdeathsig(Signal::SIGKILL).is_err() || getppid().as_raw() != keeper {
+        return ExitCode::FAILURE;
+    }
     let Ok(socket) = shared() else { return ExitCode::FAILURE };
     let (begun, watched) = channel();
     let watch = std::thread::Builder::new().name("watch".into()).spawn(move || watch(&watched, limit));

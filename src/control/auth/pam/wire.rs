@@ -31,6 +31,10 @@ pub(super) enum Message {
     Died {
         pid: u32,
     },
+    /// By one that is the keeper from now on: the one before is gone, and its workers with it.
+    Succeeded {
+        pid: u32,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +96,7 @@ pub(super) fn write(message: &Message) -> Vec<u8> {
     let (id, kind, text) = match message {
         Message::Taken { id, pid } => (*id, 0, pid.to_be_bytes().to_vec()),
         Message::Died { pid } => (0, 1, pid.to_be_bytes().to_vec()),
+        Message::Succeeded { pid } => (0, 5, pid.to_be_bytes().to_vec()),
         Message::Answer { id, answer: Answer::Accepted(user) } => (*id, 2, user.as_bytes().to_vec()),
         Message::Answer { id, answer: Answer::Refused } => (*id, 3, Vec::new()),
         Message::Answer { id, answer: Answer::Unavailable(why) } => (*id, 4, why.as_bytes().to_vec()),
@@ -114,6 +119,7 @@ pub(super) fn read(packet: &[u8]) -> Option<Message> {
         2 => Message::Answer { id, answer: Answer::Accepted(String::from_utf8(text.to_vec()).ok()?) },
         3 => Message::Answer { id, answer: Answer::Refused },
         4 => Message::Answer { id, answer: Answer::Unavailable(string()) },
+        5 => Message::Succeeded { pid: pid()? },
         _ => return None,
     })
 }
@@ -142,7 +148,7 @@ mod tests {
             let message = Message::Answer { id: 9, answer };
             assert_eq!(read(&write(&message)), Some(message));
         }
-        for message in [Message::Taken { id: 3, pid: 4 }, Message::Died { pid: 5 }] {
+        for message in [Message::Taken { id: 3, pid: 4 }, Message::Died { pid: 5 }, Message::Succeeded { pid: 6 }] {
             let packet = write(&message);
             assert!((0..packet.len()).all(|end| read(&packet[..end]).is_none()));
             assert_eq!(read(&packet), Some(message));

@@ -9,8 +9,10 @@ mod errands;
 mod generation;
 mod greet;
 mod look;
+mod negotiated;
 mod reach;
 mod reject;
+mod seen;
 mod session;
 mod socks;
 

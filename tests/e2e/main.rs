@@ -21,6 +21,7 @@ mod dashboard;
 mod health;
 mod hello;
 mod kit;
+mod leave;
 mod limits;
 mod pam;
 mod peers;

@@ -6,6 +6,7 @@ mod chain;
 mod clients;
 mod dialogue;
 mod flow;
+mod gone;
 mod logins;
 mod over;
 

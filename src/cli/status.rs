@@ -88,6 +88,10 @@ fn header(status: &Status) -> String {
         units::bytes_per_second(totals.flow.bytes_up_per_second),
         units::bytes_per_second(totals.flow.bytes_down_per_second),
     );
+    if !status.missing_shards.is_empty() {
+        let shards: Vec<String> = status.missing_shards.iter().map(u16::to_string).collect();
+        let _ = writeln!(text, "NOT ANSWERING: shard {}; its counts stand still", shards.join(", "));
+    }
     let (access, log) = (totals.summaries_dropped + totals.access_lines_unwritten, totals.log_lines_dropped);
     if let Some(store) = &status.store {
         let _ = write!(text, "sessions in {}: {}", store.store, store.state);

@@ -142,7 +142,7 @@ impl Events {
     }
 
     /// As [`Events::say`], for what may happen very often: the same `key` is noted once a minute, with the number of
-    /// times that it was left out before.
+    /// times that it was left out before. Tells whether it was noted.
     pub fn say_seldom(
         &self,
         key: &str,
@@ -150,8 +150,8 @@ impl Events {
         category: Category,
         message: impl Into<String>,
         details: Value,
-    ) {
-        self.say_seldom_at(Instant::now(), key, severity, category, message.into(), details);
+    ) -> bool {
+        self.say_seldom_at(Instant::now(), key, severity, category, message.into(), details)
     }
 
     fn say_seldom_at(
@@ -162,7 +162,7 @@ impl Events {
         category: Category,
         message: String,
         mut details: Value,
-    ) {
+    ) -> bool {
         let mut ring = self.lock();
         if ring.said.len() >= WATCHED {
             ring.said.retain(|_, (said, _)| now.saturating_duration_since(*said) < AGAIN);
@@ -170,7 +170,7 @@ impl Events {
         if let Some((said, left_out)) = ring.said.get_mut(key) {
             if now.saturating_duration_since(*said) < AGAIN {
                 *left_out += 1;
-                return;
+                return false;
             }
             if *left_out > 0
                 && let Value::Object(details) = &mut details
@@ -182,6 +182,7 @@ impl Events {
             ring.said.insert(key.to_owned(), (now, 0));
         }
         ring.say(now, severity, category, message, details);
+        true
     }
 
     /// Those that `wanted` takes, newest first, `limit` at most.

@@ -1,7 +1,7 @@
 //! What the rest of the control plane (admin API, signals, file watcher) holds of the supervisor: a view of what is
 //! running, and requests to change it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -40,6 +40,8 @@ struct Inner {
     generated_token: ArcSwapOption<TokenDigest>,
     /// The last reading with rates, by the stats thread.
     paced: Mutex<Arc<Totals>>,
+    /// Shards that stay in one turn, by the stats thread.
+    stuck: Mutex<BTreeSet<u16>>,
     /// What the watch found and could not use.
     pending: Mutex<Pending>,
     events: Events,
@@ -115,6 +117,7 @@ impl Control {
             recent: Mutex::default(),
             generated_token: ArcSwapOption::empty(),
             paced: Mutex::default(),
+            stuck: Mutex::default(),
             pending: Mutex::default(),
             events,
             history: History::default(),
@@ -211,6 +214,9 @@ impl Control {
     pub fn totals(&self) -> Totals {
         let mut totals = self.read_totals();
         totals.copy_rates(&self.0.paced.lock().unwrap_or_else(PoisonError::into_inner));
+        let stuck = self.0.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.shards.iter_mut().for_each(|shard| shard.stuck = stuck.contains(&shard.shard));
+        drop(stuck);
         totals
     }
 
@@ -256,6 +262,10 @@ impl Control {
     /// Changed certificates that cannot be used, where those before stay.
     pub(super) fn pending(&self) -> MutexGuard<'_, Pending> {
         self.0.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_stuck(&self, shards: BTreeSet<u16>) {
+        *self.0.stuck.lock().unwrap_or_else(PoisonError::into_inner) = shards;
     }
 
     pub(super) fn set_paced(&self, totals: Arc<Totals>) {

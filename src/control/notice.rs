@@ -1,17 +1,18 @@
 //! What the stats thread notices in the counters once a second and makes events of: limits that refuse, faults of
 //! plugins, shards that are loaded unevenly.
 
-use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
 
 use super::events::{Category, Events, Severity};
+use super::handle::ShardView;
 use crate::shard::command::Snapshot;
 use crate::stats::totals::Totals;
 use crate::types::Name;
 
-/// One shard works this much more than all do on the average, and this much of its time, for so many seconds.
+/// One shard works this much more than the others do on the average, and this much of its time, for so many seconds.
 const SKEW: f64 = 2.0;
 const SKEWED_BUSY: f64 = 0.3;
 const SKEW_SECONDS: u32 = 10;
@@ -23,6 +24,9 @@ pub(super) struct Notice {
     faults: HashMap<Name, u64>,
     skewed_seconds: u32,
     is_skewed: bool,
+    /// By shard: turns, accepts that failed, panics.
+    shards: HashMap<u16, [u64; 3]>,
+    stuck: BTreeSet<u16>,
 }
 
 impl Notice {
@@ -37,7 +41,9 @@ impl Notice {
                     let message = format!("listener {name} refuses connections: {reason}");
                     let details = json!({ "listener": name, "reason": reason, "refused": refused, "total": count });
                     let key = format!("rejected {name} {reason}");
-                    events.say_seldom(&key, Severity::Warning, Category::Limit, message, details);
+                    if events.say_seldom(&key, Severity::Warning, Category::Limit, message, details) {
+                        tracing::warn!(listener = %name, reason, refused, "listener refuses connections");
+                    }
                 }
             }
         }
@@ -57,19 +63,66 @@ impl Notice {
         self.look_at_skew(totals, events);
     }
 
-    fn look_at_skew(&mut self, totals: &Totals, events: &Events) {
+    /// What no traffic tells of. Gives the shards that have been in the same turn since the last look.
+    pub(super) fn look_at_shards(&mut self, shards: &[ShardView], events: &Events) -> BTreeSet<u16> {
+        let mut stuck = BTreeSet::new();
+        for ShardView { id, stats, .. } in shards {
+            let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+            let (turns, refused, panics) = (read(&stats.turns), read(&stats.accept_errors), read(&stats.panics));
+            let Some([before, refused_before, panics_before]) = self.shards.insert(id.0, [turns, refused, panics])
+            else {
+                continue;
+            };
+            if stats.is_in_turn.load(Ordering::Relaxed) && before == turns {
+                stuck.insert(id.0);
+            }
+            let shard = id.0;
+            let details = json!({ "shard": shard });
+            if refused > refused_before {
+                let message = format!("shard {shard} cannot accept for want of descriptors or memory, and waits");
+                events.say_seldom(&message, Severity::Error, Category::Limit, &*message, details.clone());
+            }
+            if panics > panics_before {
+                let message = format!("shard {shard} lost a connection by an error of arus's own; the log has it");
+                events.say_seldom(&message, Severity::Error, Category::Shard, &*message, details);
+            }
+        }
+        for shard in stuck.difference(&self.stuck) {
+            let message = format!("shard {shard} is stuck: it has answered nobody for a second");
+            if events.say_seldom(&message, Severity::Error, Category::Shard, &*message, json!({ "shard": shard })) {
+                tracing::error!(shard, "shard is stuck: it has answered nobody for a second");
+            }
+        }
+        for shard in self.stuck.difference(&stuck) {
+            let message = format!("shard {shard} goes on");
+            if events.say_seldom(&message, Severity::Info, Category::Shard, &*message, json!({ "shard": shard })) {
+                tracing::info!(shard, "shard goes on");
+            }
+        }
+        self.stuck.clone_from(&stuck);
+        stuck
+    }
+
+    pub(super) fn look_at_skew(&mut self, totals: &Totals, events: &Events) {
         let shards = &totals.shards;
-        let mean = shards.iter().map(|shard| shard.busy).sum::<f64>() / shards.len().max(1) as f64;
         let Some(most) = shards.iter().max_by(|a, b| a.busy.total_cmp(&b.busy)) else { return };
+        let others = shards.len().saturating_sub(1).max(1) as f64;
+        let mean =
+            shards.iter().filter(|shard| shard.shard != most.shard).map(|shard| shard.busy).sum::<f64>() / others;
         let is_skewed = shards.len() > 1 && most.busy > SKEW * mean && most.busy >= SKEWED_BUSY;
         self.skewed_seconds = if is_skewed { self.skewed_seconds.saturating_add(1) } else { 0 };
         if self.skewed_seconds >= SKEW_SECONDS && !self.is_skewed {
             self.is_skewed = true;
             let message = format!("shard {} has much more to do than the others", most.shard);
-            let details = json!({ "shard": most.shard, "busy": most.busy, "mean": mean });
+            let (shard, busy) = (most.shard, most.busy);
+            tracing::warn!(shard, busy, others = mean, "shard has much more to do than the others");
+            let details = json!({ "shard": shard, "busy": busy, "others": mean });
             events.say(Severity::Warning, Category::Shard, message, details);
         } else if self.is_skewed && !is_skewed {
             self.is_skewed = false;
+            let message = "the shards have about as much to do again";
+            tracing::info!(message);
+            events.say(Severity::Info, Category::Shard, message, json!({}));
         }
     }
 }
@@ -107,7 +160,8 @@ mod tests {
             let shard = |(shard, busy)| ShardTotals { shard, busy, ..ShardTotals::default() };
             Totals { shards: (0..).zip(busy).map(shard).collect(), ..Totals::default() }
         };
-        let said = |control: &super::super::handle::Control| control.events().newest(10, |_| true).len();
+        let warnings = |event: &super::super::events::Event| event.severity == Severity::Warning;
+        let said = |control: &super::super::handle::Control| control.events().newest(10, warnings).len();
         let mut look =
             |busy, seconds: u32| (0..seconds).for_each(|_| notice.look(&totals(busy), &snapshot, control.events()));
         look([0.9, 0.1, 0.1, 0.1], SKEW_SECONDS - 1);
@@ -118,5 +172,44 @@ mod tests {
         assert_eq!(control.events().newest(1, |_| true)[0].details["shard"], 0);
         look([0.02, 0.0, 0.0, 0.0], 3 * SKEW_SECONDS);
         assert_eq!(said(&control), 1, "a shard that has little to do is no trouble");
+        let newest = control.events().newest(1, |_| true).remove(0);
+        assert_eq!((newest.severity, &*newest.message), (Severity::Info, "the shards have about as much to do again"));
+    }
+
+    #[test]
+    fn one_of_two_shards_may_be_loaded_unevenly() {
+        let (control, _requests, _shards) = fixture::control(plan(Path::new("/x")));
+        let mut notice = Notice::default();
+        let shard = |(shard, busy)| ShardTotals { shard, busy, ..ShardTotals::default() };
+        let mut look = |busy: [f64; 2]| {
+            let totals = Totals { shards: (0..).zip(busy).map(shard).collect(), ..Totals::default() };
+            (0..SKEW_SECONDS).for_each(|_| notice.look_at_skew(&totals, control.events()));
+            control.events().newest(10, |_| true).len()
+        };
+        assert_eq!(look([0.6, 0.4]), 0);
+        assert_eq!(look([0.3, 0.7]), 1);
+    }
+
+    #[test]
+    fn a_shard_that_stays_in_one_turn_is_stuck_and_one_that_sleeps_is_not() {
+        let (control, _requests, _shards) = fixture::control(plan(Path::new("/x")));
+        let mut notice = Notice::default();
+        let mut look = || Vec::from_iter(notice.look_at_shards(control.shards(), control.events()));
+        let stats = &control.shards()[1].stats;
+        look();
+        assert_eq!(look(), [0; 0], "they sleep");
+        stats.is_in_turn.store(true, Ordering::Relaxed);
+        add(&stats.turns, 1);
+        assert_eq!(look(), [0; 0], "it has had a turn since");
+        assert_eq!((look(), look()), (vec![1], vec![1]));
+        add(&stats.turns, 1);
+        add(&stats.accept_errors, 1);
+        assert_eq!(look(), [0; 0]);
+        let said = control.events().newest(10, |_| true);
+        let said: Vec<&str> = said.iter().map(|event| &*event.message).collect();
+        assert_eq!(said.len(), 3, "{said:?}");
+        assert!(
+            said[0].contains("goes on") && said[1].contains("cannot accept") && said[2].contains("shard 1 is stuck")
+        );
     }
 }

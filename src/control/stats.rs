@@ -98,10 +98,12 @@ impl Pulse {
     }
 
     fn take(&mut self) {
+        self.control.set_stuck(self.notice.look_at_shards(self.control.shards(), self.control.events()));
         let beats: Vec<Beat> = self.control.shards().iter().map(Beat::of).collect();
         let is_quiet = beats == self.beats;
         if is_quiet && self.last.traffic.is_quiet() {
             self.stay_quiet();
+            self.notice.look_at_skew(&self.last, self.control.events());
             self.sample(&None, (0, 0), 1.0);
             return;
         }

@@ -350,12 +350,18 @@ impl Supervisor {
             tracing::warn!(%upstream, backend = %address, "backend ejected after failed connects");
             let message = format!("backend {address} of {upstream} ejected after failed connects");
             let details = json!({ "upstream": **upstream, "backend": address.to_string() });
-            self.control.events().say(Severity::Warning, Category::Backend, message, details);
+            self.control.events().say(Severity::Warning, Category::Backend, message, details.clone());
             if let Some(outlier) = plan.outlier {
-                let shards = Arc::clone(&self.shards);
+                let (shards, state) = (Arc::clone(&self.shards), Arc::clone(state));
+                let (events, message) =
+                    (self.control.events().clone(), format!("backend {address} of {upstream} is no longer ejected"));
                 tokio::spawn(async move {
                     tokio::time::sleep(outlier.eject).await;
                     shards.iter().for_each(|shard| shard.hint(Command::SlotFreed(backend)));
+                    if !state.is_ejected(crate::stats::clock_ms()) {
+                        tracing::info!(upstream = %state.upstream, backend = %state.address, "backend no longer ejected");
+                        events.say(Severity::Info, Category::Backend, message, details);
+                    }
                 });
             }
         }

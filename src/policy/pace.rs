@@ -3,8 +3,8 @@
 //! A stream asks for what it is about to send, is told when, and sends then: so nothing is taken ahead that others could
 //! use, and nobody asks in vain. A datagram cannot wait: it is let through or not.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use super::bucket::{Bucket, Rate};
 use super::party::Party;
@@ -25,8 +25,8 @@ const AHEAD_NS: u64 = 50_000_000;
 pub struct Pace {
     users: Arc<Users>,
     user: Arc<User>,
-    /// The user's, or of a connection without one its own.
-    party: Arc<Party>,
+    /// The user's, or of a connection without one its own, made when it is needed.
+    party: OnceLock<Arc<Party>>,
     own: Bucket,
 }
 
@@ -64,7 +64,7 @@ impl Pace {
         Self {
             users: Arc::clone(users),
             user: Arc::clone(users.anonymous()),
-            party: Arc::default(),
+            party: OnceLock::new(),
             own: Bucket::default(),
         }
     }
@@ -73,7 +73,11 @@ impl Pace {
     #[must_use]
     pub fn of(users: &Arc<Users>, membership: &Membership) -> Self {
         let user = Arc::clone(membership.user());
-        Self { users: Arc::clone(users), party: Arc::clone(&user.party), user, own: Bucket::default() }
+        Self { users: Arc::clone(users), party: Arc::clone(&user.party).into(), user, own: Bucket::default() }
+    }
+
+    fn party(&self) -> &Party {
+        self.party.get_or_init(Arc::default)
     }
 
     /// Whether there is any limit now.
@@ -129,7 +133,7 @@ impl Pace {
                 // Whoever waits for the global rate or a share of it is one of those who share it.
                 let shares = matches!(request.stage, Stage::Share(_) | Stage::Global);
                 if shares && !std::mem::replace(&mut request.shares, true) {
-                    self.party.begin_sharing(&self.users.global, now);
+                    self.party().begin_sharing(&self.users.global, now);
                 }
                 return Err(request.at - now);
             }
@@ -146,7 +150,7 @@ impl Pace {
                 }
                 (Stage::Share(_), Some(rate)) => {
                     if !request.shares {
-                        self.party.note_unhindered(&self.users.global, request.bytes, now);
+                        self.party().note_unhindered(&self.users.global, request.bytes, now);
                     }
                     request.stage = Stage::Global;
                     request.at = self.users.global.line.reserve(rate, request.bytes, now);
@@ -157,7 +161,7 @@ impl Pace {
 
     /// Takes that of two ways to the global rate which is free earlier: what is guaranteed, or the share of the rest.
     fn turn_to_global(&self, request: &mut Request, rate: Rate, now: u64) {
-        let (user, party, bytes) = (&self.user, &self.party, request.bytes);
+        let (user, party, bytes) = (&self.user, self.party(), request.bytes);
         let guaranteed = user.guaranteed().map(|promise| (promise, user.guarantee.reserve(promise, bytes, now)));
         if let Some((promise, at)) = guaranteed.filter(|(_, at)| *at <= now) {
             (request.stage, request.at) = (Stage::Guaranteed(promise), at);
@@ -181,9 +185,9 @@ impl Pace {
     fn look_again(&self, request: &mut Request, rate: Rate, now: u64) {
         let Stage::Share(place) = request.stage else { return };
         let global = &self.users.global;
-        request.at = self.party.share.turn_of(place, global.share(rate, true, now), now);
+        request.at = self.party().share.turn_of(place, global.share(rate, true, now), now);
         if request.at > now && global.is_unused(now) {
-            self.party.share.skip(request.bytes);
+            self.party().share.skip(request.bytes);
             request.at = now;
         }
     }
@@ -199,7 +203,7 @@ impl Pace {
             }
             match (request.stage, self.users.global.rate()) {
                 (Stage::Guaranteed(promise), _) => self.user.guarantee.give_back(promise, bytes),
-                (Stage::Share(_), _) => self.party.share.skip(bytes),
+                (Stage::Share(_), _) => self.party().share.skip(bytes),
                 (Stage::Global | Stage::GlobalGuaranteed, Some(rate)) => self.users.global.line.give_back(rate, bytes),
                 _ => {}
             }
@@ -210,7 +214,7 @@ impl Pace {
     /// Takes it out of the count of what waits.
     fn leave(&self, request: &mut Request, now: u64) {
         if std::mem::take(&mut request.shares) {
-            self.party.end_sharing(&self.users.global, now);
+            self.party().end_sharing(&self.users.global, now);
         }
     }
 
@@ -248,7 +252,7 @@ impl Pace {
     }
 
     fn try_global(&self, rate: Rate, bytes: u64, now: u64) -> bool {
-        let (user, party, global) = (&self.user, &self.party, &self.users.global);
+        let (user, party, global) = (&self.user, self.party(), &self.users.global);
         let promise = user.guaranteed().filter(|rate| user.guarantee.try_take(*rate, bytes, now, 0));
         let share = global.share(rate, party.shares(now), now);
         // Streams of the same party that stand in its line leave half of the share to datagrams.

@@ -15,23 +15,30 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The gate of one direction.
 pub(super) struct Gate {
     pace: Rc<Pace>,
+    /// Only where a rate was limited at some time, which most connections never see.
+    line: Option<Box<InLine>>,
+}
+
+/// A direction's place in the lines.
+#[derive(Default)]
+struct InLine {
     request: Option<Request>,
     timer: Option<Timer>,
 }
 
 impl Gate {
     pub(super) fn new(pace: Rc<Pace>) -> Self {
-        Self { pace, request: None, timer: None }
+        Self { pace, line: None }
     }
 
     /// Whether there is any limit now.
     pub(super) fn is_limited(&self) -> bool {
-        self.pace.is_limited() || self.request.is_some()
+        self.pace.is_limited() || self.waits()
     }
 
     /// Whether bytes wait for their time.
     pub(super) fn waits(&self) -> bool {
-        self.request.is_some()
+        self.line.as_ref().is_some_and(|line| line.request.is_some())
     }
 
     /// How much is best received at a time.
@@ -46,10 +53,11 @@ impl Gate {
             return true;
         }
         let (pace, now) = (&self.pace, clock());
-        let request = self.request.get_or_insert_with(|| pace.ask(bytes as u64, now));
+        let InLine { request, timer } = &mut **self.line.get_or_insert_default();
+        let request = request.get_or_insert_with(|| pace.ask(bytes as u64, now));
         let Err(wait) = pace.poll(request, now) else { return true };
         let after = Duration::from_nanos(wait).min(LOOK_AGAIN);
-        let timer = match &mut self.timer {
+        let timer = match timer {
             Some(timer) => {
                 timer.reset(after);
                 timer
@@ -65,7 +73,7 @@ impl Gate {
 
     /// So many bytes went after they were let through.
     pub(super) fn sent(&mut self, bytes: usize) {
-        let Some(request) = self.request.take() else { return };
+        let Some(request) = self.line.as_mut().and_then(|line| line.request.take()) else { return };
         match request.bytes.checked_sub(bytes as u64) {
             Some(0) => {}
             Some(unsent) => self.pace.give_back(request, unsent, clock()),

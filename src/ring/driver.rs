@@ -7,6 +7,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::Ring;
@@ -42,6 +43,7 @@ impl Ring {
         let core = &*self.0;
         let (mut looked_at_cpu, mut looked_at_pool) = (Duration::ZERO, Duration::ZERO);
         loop {
+            stats.is_in_turn.store(true, Relaxed);
             let more_to_run = self.run_tasks().await;
             let ControlFlow::Continue(pacing) = turn() else { return Ok(()) };
             core.tend_pool();
@@ -59,6 +61,7 @@ impl Ring {
             if wait == Wait::No {
                 core.enter(Wait::No)?;
             } else if !self.spin(pacing.busy_poll)? {
+                stats.is_in_turn.store(false, Relaxed);
                 core.enter(wait)?;
             }
             let before = core.now();
@@ -132,7 +135,6 @@ impl Ring {
     }
 
     fn report(&self, stats: &ShardStats) {
-        use std::sync::atomic::Ordering::Relaxed;
         let counts = self.buffers();
         stats.buffers_free.store(u64::from(counts.free), Relaxed);
         stats.buffers_total.store(u64::from(counts.total), Relaxed);
@@ -147,7 +149,6 @@ impl Ring {
 
 /// Busy is what the thread has used of its CPU, in the kernel too; idle is the rest of its time.
 fn report_cpu(stats: &ShardStats, epoch: Instant) {
-    use std::sync::atomic::Ordering::Relaxed;
     let (busy, lived) = (crate::net::thread_cpu_time(), epoch.elapsed());
     stats.busy_ns.store(busy.as_nanos() as u64, Relaxed);
     stats.idle_ns.store(lived.saturating_sub(busy).as_nanos() as u64, Relaxed);

@@ -24,11 +24,13 @@ mod operation;
 mod pipe;
 mod probe;
 mod receive;
+mod slice;
 mod slots;
 mod socket;
 mod tend;
 #[cfg(test)]
 pub(crate) mod tests;
+mod timeout;
 mod timer;
 
 pub use accept::{Accept, Appetite};
@@ -43,12 +45,13 @@ pub use operation::{Completion, OwnBuffer};
 pub use pipe::Pipe;
 pub use probe::{Unusable, probe};
 pub use receive::{Ask, First, Receive, Received};
+pub use slice::ask_for_short_slices;
 pub use socket::{Send, Socket};
+pub use timeout::Timeout;
 
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -145,16 +148,8 @@ impl Ring {
     }
 
     /// Waits for `future` no longer than `limit`; `None` when the time is over, and the future is dropped.
-    pub async fn timeout<T>(&self, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
-        let mut timer = self.timer(limit);
-        let mut future = pin!(future);
-        poll_fn(|context| {
-            if let Poll::Ready(output) = future.as_mut().poll(context) {
-                return Poll::Ready(Some(output));
-            }
-            timer.poll(context).map(|()| None)
-        })
-        .await
+    pub fn timeout<F: Future>(&self, limit: Duration, future: F) -> Timeout<F> {
+        Timeout::new(self.timer(limit), future)
     }
 
     /// Takes an eventfd into the ring.

@@ -21,10 +21,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// What `gone` says.
-pub(super) async fn attended<T>(
+pub(super) async fn attended<T, G: Future<Output = Outcome>>(
     ring: &Ring,
     wait: impl Future<Output = T>,
-    gone: impl Future<Output = Outcome>,
+    gone: impl FnOnce() -> G,
 ) -> Result<T, Outcome> {
     let (mut wait, mut patience) = (pin!(wait), None);
     let waited = poll_fn(|context| match wait.as_mut().poll(context) {
@@ -35,7 +35,8 @@ pub(super) async fn attended<T>(
         return Ok(output);
     }
     drop(patience);
-    let mut gone = pin!(gone);
+    // In a box that nearly nobody needs.
+    let mut gone = Box::pin(gone());
     poll_fn(|context| match wait.as_mut().poll(context) {
         Poll::Ready(output) => Poll::Ready(Ok(output)),
         Poll::Pending => gone.as_mut().poll(context).map(Err),

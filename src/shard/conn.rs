@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -30,7 +30,7 @@ pub(super) async fn serve(session: Session, permit: Option<Permit>, client: Sock
 
 async fn live(session: &Session, permit: Option<Permit>, client: Socket) -> Outcome {
     // In a box of its own, so that its memory is gone while bytes flow.
-    let established = Box::pin(or_cut(session, establish(session, permit, client))).await;
+    let established = or_cut(session, Box::pin(establish(session, permit, client))).await;
     let (line, place) = match established {
         Ok(established) => established,
         Err(outcome) => return outcome,
@@ -143,8 +143,10 @@ fn panic_if_asked(session: &Session) {
 }
 
 /// Ends early when the session is cut.
-async fn or_cut<T>(session: &Session, future: impl Future<Output = Result<T, Outcome>>) -> Result<T, Outcome> {
-    let mut future = pin!(future);
+async fn or_cut<T>(
+    session: &Session,
+    mut future: Pin<Box<impl Future<Output = Result<T, Outcome>>>>,
+) -> Result<T, Outcome> {
     poll_fn(|context| {
         if let Poll::Ready((reason, blame)) = session.live().cut.poll(context) {
             return Poll::Ready(Err(Outcome::failed(reason, blame)));

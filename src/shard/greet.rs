@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,16 +99,11 @@ pub(super) async fn greet(session: &Session, client: Socket, permit: Option<Perm
         destination,
     };
     if tls.is_some() || listener.peeks {
-        let shake = async {
-            let hello = client_hello(&mut greeted.inlet).await?;
-            session.set_tls(hello.facts());
-            if let Some(tls) = tls {
-                greeted.tls = Some(terminate(session, &mut greeted.inlet, &hello, &tls).await?);
-            }
-            greeted.hello = Some(hello);
-            Ok(())
+        let shaken = {
+            // In a box, as it is larger than all that other connections need.
+            let mut shake = Box::pin(shake(session, &mut greeted, tls.as_ref()));
+            within(session, Stage::Tls, listener.timeouts.tls_handshake, Measure::Tls, shake.as_mut()).await
         };
-        let shaken = within(session, Stage::Tls, listener.timeouts.tls_handshake, Measure::Tls, shake).await;
         if let Some(tls) = &greeted.tls {
             session.handshake(Handshake::of(tls.facts.version, tls.facts.kind));
         } else if shaken.is_err() && session.generation().snapshot.tls[session.listener_index()].is_some() {
@@ -118,13 +114,24 @@ pub(super) async fn greet(session: &Session, client: Socket, permit: Option<Perm
     Ok(greeted)
 }
 
-/// Bounds a stage in time, and measures it.
+/// Hears the ClientHello, and where TLS ends here, shakes hands.
+async fn shake(session: &Session, greeted: &mut Greeted, tls: Option<&Arc<ListenerTls>>) -> Result<(), Outcome> {
+    let hello = client_hello(&mut greeted.inlet).await?;
+    session.set_tls(hello.facts());
+    if let Some(tls) = tls {
+        greeted.tls = Some(terminate(session, &mut greeted.inlet, &hello, tls).await?);
+    }
+    greeted.hello = Some(hello);
+    Ok(())
+}
+
+/// Bounds a stage in time, and measures it. (By reference: an async fn keeps room for its arguments as long as it lives.)
 pub(super) async fn within<T>(
     session: &Session,
     stage: Stage,
     limit: Duration,
     measure: Measure,
-    future: impl Future<Output = Result<T, Outcome>>,
+    future: Pin<&mut impl Future<Output = Result<T, Outcome>>>,
 ) -> Result<T, Outcome> {
     session.set_stage(stage);
     let ring = session.shard().ring();
@@ -182,7 +189,7 @@ pub(super) fn broken(error: &io::Error) -> Outcome {
 /// Learns from the PROXY header who the client is, and asks policy about that one.
 async fn proxy_header(session: &Session, inlet: &mut Inlet) -> Result<(Permit, Option<SocketAddr>), Outcome> {
     let limit = session.listener().timeouts.proxy_header;
-    let header = async {
+    let header = pin!(async {
         let endpoints = |bytes: &[u8]| match proxy_header::parse(bytes) {
             Progress::Done(header, used) => Progress::Done(header.endpoints(), used),
             Progress::NeedMore => Progress::NeedMore,
@@ -191,7 +198,7 @@ async fn proxy_header(session: &Session, inlet: &mut Inlet) -> Result<(Permit, O
         let (endpoints, used) = read(inlet, limits::PROXY_HEADER_BYTES, Reason::ProxyHeader, endpoints).await?;
         inlet.ahead.advance(used);
         Ok(endpoints)
-    };
+    });
     let endpoints = within(session, Stage::ProxyHeader, limit, Measure::ProxyHeader, header).await?;
     if let Some((source, _)) = endpoints {
         session.set_source(Client::Ip(source));

@@ -31,7 +31,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use slab::Slab;
 
 use crate::config::plan::{BusyPoll, Engine, OnDown, Outlier};
-use crate::ring::{Features, Options, Pacing, Ring};
+use crate::ring::{self, Features, Options, Pacing, Ring};
 use crate::stats;
 use crate::stats::counters::{ShardStats, add};
 use crate::stats::latency::Latencies;
@@ -96,6 +96,9 @@ pub fn spawn(parts: Parts) -> io::Result<JoinHandle<()>> {
 }
 
 fn run(parts: Parts) -> io::Result<()> {
+    if let Err(error) = ring::ask_for_short_slices() {
+        tracing::debug!(shard = parts.id.0, %error, "the scheduler gives no short slices");
+    }
     let placement = parts.cpu.map_or(Placement::Unbound, Placement::Fixed);
     let executor = LocalExecutorBuilder::new(placement)
         .name(&format!("shard-{}", parts.id.0))

@@ -52,7 +52,7 @@ pub(super) async fn reach(session: &Session, greeted: &mut Greeted) -> Result<Re
     while tried.len() <= plan.retries as usize {
         session.set_stage(Stage::Connect);
         let client = &greeted.inlet.socket;
-        let place = match attended(ring, place(session, upstream, &tried), broken(ring, client)).await? {
+        let place = match attended(ring, place(session, upstream, &tried), || broken(ring, client)).await? {
             Ok(place) => place,
             // The failure that made this a retry says more than that nobody is left.
             Err(outcome) => return Err(last.unwrap_or(outcome)),
@@ -61,7 +61,7 @@ pub(super) async fn reach(session: &Session, greeted: &mut Greeted) -> Result<Re
         session.set_stage(Stage::Connect);
         let before = ring.now();
         let connect = connect(session, &greeted.permit, plan, &place, &header);
-        match attended(ring, connect, broken(ring, client)).await? {
+        match attended(ring, connect, || broken(ring, client)).await? {
             Ok((inlet, tls, preface)) => {
                 place.backend().connect_succeeded();
                 session.connected(&place, ring.now().saturating_sub(before));
@@ -153,13 +153,14 @@ async fn connect(
         }
         return Ok((inlet, None, preface));
     };
-    let shake = async {
+    // In a box, as it is larger than all that other connections need.
+    let shake = Box::pin(async {
         if !header.is_empty() {
             inlet.socket.send_bytes(header.into()).await?;
         }
         let name = &terms.names[usize::from(place.index())];
         tls::connect(&mut inlet, &terms.config, name, shard.gate()).await
-    };
+    });
     let failed = |reason| DialError { reason, blame: Blame::Upstream };
     match shard.ring().timeout(session.listener().timeouts.tls_handshake, shake).await {
         Some(Ok(tls)) => Ok((inlet, Some(tls), preface)),
@@ -187,7 +188,7 @@ async fn dial_backend(
     }
     let terms = dial::Terms { timeout: session.listener().timeouts.connect, source_address: plan.source_address };
     let targets = shard.targets(place.backend());
-    dial(shard.ring(), permit, &targets, terms).await
+    dial(shard.ring(), permit, &targets, terms).await.map(|dialled| dialled.socket)
 }
 
 /// The PROXY header that the backend gets; nothing where none is configured.

@@ -30,6 +30,25 @@ pub(super) struct Live {
     pub(super) client: Client,
     /// What a PROXY header said of it.
     source: Cell<Option<Client>>,
+    /// What only sessions of SOCKS have.
+    negotiated: OnceCell<Box<Negotiated>>,
+    tls: RefCell<Option<Arc<TlsFacts>>>,
+    pub(super) generation: Rc<Generation>,
+    pub(super) listener: ListenerIndex,
+    /// On the ring's clock, as all times here.
+    start: Duration,
+    stage: Cell<Stage>,
+    backend: OnceCell<Arc<BackendState>>,
+    connect: Cell<Option<Duration>>,
+    first_byte: Cell<Option<Duration>>,
+    bytes_up: Cell<u64>,
+    bytes_down: Cell<u64>,
+    pub(super) cut: Cut,
+}
+
+/// What came of a dialogue in which the client says where it wants to go.
+#[derive(Default)]
+struct Negotiated {
     /// Who the client has proved to be.
     user: RefCell<Option<Name>>,
     /// Where it asked to go.
@@ -38,22 +57,10 @@ pub(super) struct Live {
     asked: RefCell<Option<Asked>>,
     /// The ACL rule that decided.
     rule: RefCell<Option<Arc<str>>>,
-    protocol: Cell<Protocol>,
-    tls: RefCell<Option<Arc<TlsFacts>>>,
-    pub(super) generation: Rc<Generation>,
-    pub(super) listener: ListenerIndex,
-    /// On the ring's clock, as all times here.
-    start: Duration,
-    stage: Cell<Stage>,
-    backend: OnceCell<Arc<BackendState>>,
-    /// Where a service that takes no backend is connected to.
+    is_association: Cell<bool>,
+    /// Where it is connected to.
     remote: Cell<Option<SocketAddr>>,
-    connect: Cell<Option<Duration>>,
-    first_byte: Cell<Option<Duration>>,
-    bytes_up: Cell<u64>,
-    bytes_down: Cell<u64>,
     datagrams: Cell<[u64; 2]>,
-    pub(super) cut: Cut,
 }
 
 /// What counts a connection against limits until it is dropped.
@@ -102,25 +109,42 @@ impl Live {
         self.generation.snapshot.plan.listeners[usize::from(self.listener.0)].service
     }
 
+    fn negotiated(&self) -> &Negotiated {
+        self.negotiated.get_or_init(Box::default)
+    }
+
     pub(super) fn asked(&self) -> Option<Asked> {
-        self.asked.borrow().clone()
+        self.negotiated.get()?.asked.borrow().clone()
     }
 
     pub(super) fn remote(&self) -> Option<SocketAddr> {
-        self.remote.get()
+        self.negotiated.get()?.remote.get()
     }
 
     /// Notes the rule that decided.
     pub(super) fn set_rule(&self, rule: Option<Arc<str>>) {
-        self.rule.replace(rule);
+        self.negotiated().rule.replace(rule);
     }
 
     pub(super) fn target(&self) -> Option<Arc<str>> {
-        self.target.borrow().clone()
+        self.negotiated.get()?.target.borrow().clone()
     }
 
     pub(super) fn user(&self) -> Option<Name> {
-        self.user.borrow().clone()
+        self.negotiated.get()?.user.borrow().clone()
+    }
+
+    fn rule(&self) -> Option<Arc<str>> {
+        self.negotiated.get()?.rule.borrow().clone()
+    }
+
+    fn protocol(&self) -> Protocol {
+        let is_association = self.negotiated.get().is_some_and(|negotiated| negotiated.is_association.get());
+        if is_association { Protocol::Udp } else { Protocol::Tcp }
+    }
+
+    fn datagrams(&self) -> [u64; 2] {
+        self.negotiated.get().map_or([0; 2], |negotiated| negotiated.datagrams.get())
     }
 
     pub(super) fn tls(&self) -> Option<Arc<TlsFacts>> {
@@ -136,6 +160,7 @@ impl Live {
     }
 
     pub(super) fn summary(&self, shard: &Shard) -> Summary {
+        let [datagrams_up, datagrams_down] = self.datagrams();
         let since = |at: Duration, from: Duration| at.saturating_sub(from);
         Summary {
             id: self.id,
@@ -145,21 +170,21 @@ impl Live {
             client: self.client,
             source: self.source(),
             service: self.service(),
-            protocol: self.protocol.get(),
+            protocol: self.protocol(),
             user: self.user(),
-            target: self.target.borrow().clone(),
-            rule: self.rule.borrow().clone(),
+            target: self.target(),
+            rule: self.rule(),
             tls: self.tls(),
             backend: self.backend.get().cloned(),
-            remote: self.remote.get(),
+            remote: self.remote(),
             start: shard.wall_clock(self.start),
             duration: since(shard.ring().now(), self.start),
             connect: self.connect.get(),
             first_byte: self.first_byte.get(),
             bytes_up: self.bytes_up.get(),
             bytes_down: self.bytes_down.get(),
-            datagrams_up: self.datagrams.get()[0],
-            datagrams_down: self.datagrams.get()[1],
+            datagrams_up,
+            datagrams_down,
             state: State::Active,
             stage: self.stage.get(),
             blame: None,
@@ -181,23 +206,17 @@ impl Session {
             id: shard.new_session_id(),
             client,
             source: Cell::new(None),
-            user: RefCell::default(),
-            target: RefCell::default(),
-            asked: RefCell::default(),
-            rule: RefCell::default(),
-            protocol: Cell::new(Protocol::Tcp),
+            negotiated: OnceCell::new(),
             tls: RefCell::default(),
             generation: Rc::clone(generation),
             listener,
             start: shard.ring().now(),
             stage: Cell::new(Stage::Route),
             backend: OnceCell::new(),
-            remote: Cell::new(None),
             connect: Cell::new(None),
             first_byte: Cell::new(None),
             bytes_up: Cell::new(0),
             bytes_down: Cell::new(0),
-            datagrams: Cell::default(),
             cut: Cut::default(),
         });
         add(&shard.stats().active, 1);
@@ -254,7 +273,7 @@ impl Session {
     /// # Errors
     /// When the user may have no more.
     pub(super) fn set_user(&self, user: Name) -> Result<(), Reason> {
-        self.live.user.replace(Some(Name::clone(&user)));
+        self.live.negotiated().user.replace(Some(Name::clone(&user)));
         let _ = self.of_user.set(self.generation().snapshot.users.enter(&user, clock())?);
         Ok(())
     }
@@ -267,12 +286,12 @@ impl Session {
 
     /// Notes where the client wants to go.
     pub(super) fn set_target(&self, target: Arc<str>) {
-        self.live.target.replace(Some(target));
+        self.live.negotiated().target.replace(Some(target));
     }
 
     /// Notes what is judged, so that it can be judged again.
     pub(super) fn set_asked(&self, asked: Asked) {
-        self.live.asked.replace(Some(asked));
+        self.live.negotiated().asked.replace(Some(asked));
     }
 
     /// Notes the rule that decided.
@@ -306,7 +325,7 @@ impl Session {
 
     /// Likewise, without a backend of the configuration.
     pub(super) fn connected_to(&self, remote: SocketAddr, connect: Duration) {
-        self.live.remote.set(Some(remote));
+        self.live.negotiated().remote.set(Some(remote));
         self.note_connect(connect);
     }
 
@@ -362,9 +381,9 @@ impl Session {
     /// Counts datagrams that were sent on, with their payload, as [`Session::count`].
     pub(super) fn count_datagrams(&self, direction: Direction, datagrams: i64, bytes: i64) {
         self.count(direction, bytes);
-        let mut counts = self.live.datagrams.get();
+        let mut counts = self.live.datagrams();
         counts[direction as usize] = counts[direction as usize].wrapping_add(datagrams as u64);
-        self.live.datagrams.set(counts);
+        self.live.negotiated().datagrams.set(counts);
         let totals = self.datagrams();
         let total = if direction == Direction::Up { &totals.up } else { &totals.down };
         add(total, datagrams as u64);
@@ -375,8 +394,9 @@ impl Session {
         &self.live.listener(&self.shard).datagrams
     }
 
-    pub(super) fn set_protocol(&self, protocol: Protocol) {
-        self.live.protocol.set(protocol);
+    /// Notes that the session is an association for datagrams.
+    pub(super) fn becomes_association(&self) {
+        self.live.negotiated().is_association.set(true);
     }
 
     pub(super) fn end(mut self, outcome: Outcome) {

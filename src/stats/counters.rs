@@ -1,7 +1,7 @@
 //! The counters. Each has one writer, the shard; readers sum over shards and may be a little behind.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 use rustls::{HandshakeKind, ProtocolVersion};
@@ -39,6 +39,8 @@ pub struct ShardStats {
     pub idle_ns: AtomicU64,
     /// Turns of the driver.
     pub turns: AtomicU64,
+    /// In a turn, rather than asleep: a shard that stays in the same one is stuck.
+    pub is_in_turn: AtomicBool,
     /// Completions reaped.
     pub completions: AtomicU64,
     /// Operations in flight.

@@ -59,6 +59,8 @@ pub struct Traffic {
 pub struct ShardTotals {
     pub shard: u16,
     pub cpu: Option<usize>,
+    /// Stays in one turn, so that its counters stand still and it answers nobody; noticed by `control::stats`.
+    pub stuck: bool,
     /// Sessions that are open now.
     pub active: u64,
     pub traffic: Traffic,
@@ -199,6 +201,7 @@ impl ShardTotals {
         Self {
             shard: id.0,
             cpu,
+            stuck: false,
             active: read(&stats.active),
             traffic: Traffic::count(read(&stats.accepted), read(&stats.bytes_up), read(&stats.bytes_down)),
             busy: 0.0,

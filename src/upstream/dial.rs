@@ -33,6 +33,13 @@ pub struct Terms {
     pub source_address: Option<IpAddr>,
 }
 
+/// Whom a dial has reached.
+pub struct Dialled {
+    pub socket: Socket,
+    /// Its address; a unix socket has none.
+    pub remote: Option<SocketAddr>,
+}
+
 /// Why a backend could not be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DialError {
@@ -69,7 +76,7 @@ impl From<io::Error> for DialError {
 ///
 /// # Errors
 /// The last target's failure, or that there is no target.
-pub async fn dial(ring: &Ring, _permit: &Permit, targets: &Targets, terms: Terms) -> Result<Socket, DialError> {
+pub async fn dial(ring: &Ring, _permit: &Permit, targets: &Targets, terms: Terms) -> Result<Dialled, DialError> {
     match targets {
         Targets::Endpoint(Endpoint::Ip(address)) => connect(ring, (*address).into(), terms).await,
         Targets::Endpoint(Endpoint::Unix(path)) => match SockAddr::unix(path) {
@@ -79,12 +86,12 @@ pub async fn dial(ring: &Ring, _permit: &Permit, targets: &Targets, terms: Terms
         Targets::Addresses(addresses) => match **addresses {
             [] => Err(DialError::UNRESOLVED),
             [address] => connect(ring, address.into(), terms).await,
-            _ => race(ring, addresses, terms).await,
+            _ => Box::pin(race(ring, addresses, terms)).await,
         },
     }
 }
 
-async fn connect(ring: &Ring, address: SockAddr, terms: Terms) -> Result<Socket, DialError> {
+async fn connect(ring: &Ring, address: SockAddr, terms: Terms) -> Result<Dialled, DialError> {
     let socket = socket2::Socket::new(address.domain(), Type::STREAM, protocol(&address))?;
     if address.domain() != Domain::UNIX {
         socket.set_tcp_nodelay(true)?;
@@ -95,7 +102,7 @@ async fn connect(ring: &Ring, address: SockAddr, terms: Terms) -> Result<Socket,
         _ => ring.socket(socket.into()),
     };
     match ring.timeout(terms.timeout, socket.connect(&address)).await {
-        Some(Ok(_)) => Ok(socket),
+        Some(Ok(_)) => Ok(Dialled { socket, remote: address.as_socket() }),
         Some(Err(error)) => Err(error.into()),
         None => Err(DialError::TIMEOUT),
     }
@@ -118,7 +125,7 @@ fn bind_source(socket: &socket2::Socket, target: &SockAddr, source: Option<IpAdd
 
 /// Tries the addresses in order, each as soon as the one before has failed or had [`ATTEMPT_DELAY`]; the first to
 /// connect wins and the others are dropped.
-async fn race(ring: &Ring, addresses: &[SocketAddr], terms: Terms) -> Result<Socket, DialError> {
+async fn race(ring: &Ring, addresses: &[SocketAddr], terms: Terms) -> Result<Dialled, DialError> {
     let mut waiting = addresses.iter();
     let mut attempts: Vec<Pin<Box<_>>> = Vec::new();
     let mut last = DialError::UNRESOLVED;
@@ -131,7 +138,7 @@ async fn race(ring: &Ring, addresses: &[SocketAddr], terms: Terms) -> Result<Soc
         let more = !waiting.as_slice().is_empty();
         let delay = if more { ATTEMPT_DELAY } else { terms.timeout.saturating_mul(2) };
         match ring.timeout(delay, first_of(&mut attempts)).await {
-            Some(Ok(socket)) => return Ok(socket),
+            Some(Ok(dialled)) => return Ok(dialled),
             Some(Err(error)) => last = error,
             None => {}
         }

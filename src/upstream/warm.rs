@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use super::dial::{Targets, Terms, dial};
+use super::dial::{Dialled, Targets, Terms, dial};
 use super::state::{BackendId, BackendState};
 use crate::config::plan;
 use crate::policy::permit::Permit;
@@ -133,7 +133,7 @@ impl Stock {
             }
             let targets = targets(&self.backend);
             match dial(ring, &Permit::ahead_of_client(), &targets, terms).await {
-                Ok(socket) if !self.closed.get() => {
+                Ok(Dialled { socket, .. }) if !self.closed.get() => {
                     self.ready.borrow_mut().push_back(Ready { socket, since: ring.now() });
                 }
                 Ok(_) => {}

@@ -18,6 +18,7 @@ mod cli;
 mod clients;
 mod control;
 mod dashboard;
+mod events;
 mod health;
 mod hello;
 mod kit;

@@ -235,6 +235,16 @@ static int32_t hang(const struct hostile *hostile, struct connection *connection
     return pass(hostile, connection, io);
 }
 
+/* Works instead of sleeping. */
+static int32_t spin(const struct hostile *hostile, struct connection *connection, arus_io *io) {
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    const uint64_t end = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000 + hostile->number;
+    do clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    while ((uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000 < end);
+    return pass(hostile, connection, io);
+}
+
 static int32_t log_flood(const struct hostile *hostile, struct connection *connection, arus_io *io) {
     for (uint64_t i = 0; i < hostile->number; i++) arus_log(io->host, ARUS_LOG_WARN, "flood");
     return pass(hostile, connection, io);
@@ -410,6 +420,7 @@ static const struct {
     {"no-io", no_io},
     {"bad-arguments", bad_arguments},
     {"hang", hang},                         /* NUMBER: milliseconds */
+    {"spin", spin},                         /* NUMBER: milliseconds of CPU */
     {"log-flood", log_flood},               /* NUMBER: lines in each call */
     {"crash", crash},
     {"divide", divide},

@@ -85,9 +85,11 @@ fn draw_header(frame: &mut Frame<'_>, area: Rect, status: &Status, with_rates: b
     let uptime = units::span(Duration::from_secs(status.uptime_seconds));
     let config = status.config.as_ref().map_or("built-in example".into(), |path| path.display().to_string());
     let state = if status.draining { " DRAINING".red().bold() } else { "".into() };
+    let stuck: Vec<String> = status.missing_shards.iter().map(|shard| format!(" SHARD {shard} STUCK")).collect();
     let title = Line::from(vec![
         format!("arus {}", status.version).bold(),
         state,
+        stuck.concat().red().bold(),
         format!("  pid {}  up {uptime}  generation {}  {config}", status.pid, status.generation).into(),
     ]);
     let totals = &status.totals;

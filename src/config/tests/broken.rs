@@ -217,6 +217,91 @@ fn upstreams() {
 }
 
 #[test]
+fn sessions_and_telemetry() {
+    let text = "[sessions]\nstore = \"mysql://db\"\nbatch_size = 0\nbatch_interval = \"1ms\"\nretention = \"0s\"\n\
+                recent = 1000001\nrecnt = 5\n\
+                [telemetry]\nmax_events = 0\nretention = \"2y\"\nretentions = \"1h\"\n";
+    expect(
+        &format!("{text}{MINIMAL}"),
+        &[
+            "2:9: `store` cannot be `mysql://db` (\"sqlite:sessions.db\", \"memory\" or \"off\")",
+            "3:14: `batch_size` cannot be 0 (1 to 100000)",
+            "4:18: `batch_interval` cannot be \"1ms\" (\"10ms\" to \"1m\")",
+            "5:13: `retention` cannot be \"0\" (\"1s\" to *)",
+            "6:10: `recent` cannot be 1000001 (0 to 1000000)",
+            "7:1: unknown key `recnt` in `[sessions]` (did you mean `recent`?)",
+            "9:14: `max_events` cannot be 0 (1 to 100000)",
+            "10:13: `retention` cannot be *(\"1s\" to \"365d\")",
+            "11:1: unknown key `retentions` in `[telemetry]` (did you mean `retention`?)",
+        ],
+    );
+    // Files that are none, and values that are something else.
+    for (store, wrong) in [
+        ("\"sqlite\"", "`store` cannot be `sqlite` *"),
+        ("\"sqlite:\"", "`store` names no database file (\"sqlite:sessions.db\", \"memory\" or \"off\")"),
+        ("\"sqlite:a/\"", "`store` names no database file *"),
+        ("\"sqlite:a\\u0000b\"", "`store` names no database file *"),
+        ("\"Memory\"", "`store` cannot be `Memory` *"),
+        ("false", "`store` must be a string, not true or false"),
+    ] {
+        // The place of the rest of the message is compared from its begin to its end.
+        let wrong = wrong.replace(" *", " (\"sqlite:sessions.db\", \"memory\" or \"off\")");
+        expect(&format!("[sessions]\nstore = {store}\n{MINIMAL}"), &[&format!("2:9: {wrong}")]);
+    }
+    for (key, value, wrong) in [
+        ("batch_size", "\"many\"", "`batch_size` must be a whole number, not a string"),
+        ("batch_size", "-1", "`batch_size` cannot be -1 (1 to 100000)"),
+        ("batch_interval", "\"61s\"", "`batch_interval` cannot be \"1m1s\" (\"10ms\" to \"1m\")"),
+        ("batch_interval", "1", "`batch_interval` must be *"),
+        ("retention", "\"soon\"", "*"),
+        ("recent", "1.5", "`recent` must be a whole number, not a number with a fraction"),
+    ] {
+        let column = key.len() + 4;
+        expect(&format!("[sessions]\n{key} = {value}\n{MINIMAL}"), &[&format!("2:{column}: {wrong}")]);
+    }
+    expect(&format!("sessions = \"off\"\n{MINIMAL}"), &["1:12: `sessions` must be a table, not a string"]);
+}
+
+#[test]
+fn admin() {
+    let text = "[admin]\nlisten = \"127.0.0.1\"\nsocket = \"\"\ndashboard = \"yes\"\nprotect_metrics = 1\n\
+                hosts = [\"a.example:80\", \"b.example\"]\n\
+                users = [{ name = \"ann\", password_hash = \"hunter2\" }, { name = \"ann\", password_hash = \"$2b$10$x\" },\n\
+                { password_hash = \"$argon2id$x\", scope = \"root\" }]\n\
+                tokens = [{ name = \"a\", hash = \"sha256:beef\" }, { name = \"b\", hash = \"secret-token\", scop = \"read\" }, { name = \"c\" }]\n\
+                listn = \"off\"\n";
+    expect(
+        &format!("{text}{MINIMAL}"),
+        &[
+            "2:10: `127.0.0.1` has no port *",
+            "3:10: the path is empty",
+            "4:13: `dashboard` must be true or false, not a string",
+            "5:19: `protect_metrics` must be true or false, not a whole number",
+            "6:10: *(a name without a port)",
+            "7:42: `password_hash` is not a hash: it begins with neither `$argon2id$` nor `$2` (`arus hash-password` makes one)",
+            "7:64: the name `ann` is used on line 7 already",
+            "7:87: `password_hash` is not a hash: a bcrypt hash has 60 characters (`arus hash-password` makes one)",
+            "8:1: `name` is missing",
+            "8:19: `password_hash` is not a hash: its argon2id parts are malformed (`arus hash-password` makes one)",
+            "8:42: `scope` cannot be `root` (one of \"read\", \"write\")",
+            "9:32: `hash` is not \"sha256:\" and 64 hexadecimal digits (*; write \"sha256:\" before it)",
+            "9:70: `hash` is not \"sha256:\" and 64 hexadecimal digits (*; write \"sha256:\" before it)",
+            "9:86: unknown key `scop` in `[[admin.tokens]]` (did you mean `scope`?)",
+            "9:103: `hash` is missing",
+            "10:1: unknown key `listn` in `[admin]` (did you mean `listen`?)",
+        ],
+    );
+    // What may be a secret is never repeated.
+    let errors = read(&format!("{text}{MINIMAL}")).unwrap_err().to_string();
+    for secret in ["hunter2", "secret-token", "beef", "$2b$10$x"] {
+        assert!(!errors.contains(secret), "{errors}");
+    }
+    let many: Vec<String> =
+        (0..300).map(|n| format!("{{ name = \"t{n}\", hash = \"sha256:{}\" }}", "0".repeat(64))).collect();
+    expect(&format!("[admin]\ntokens = [{}]\n{MINIMAL}", many.join(", ")), &["2:10: more than 256 `tokens`"]);
+}
+
+#[test]
 fn warnings_do_not_refuse() {
     let text = "[admin]\nlisten = \"0.0.0.0:9090\"\n\
                 [[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nallow_sources = [\"10.1.2.3/8\"]\n\

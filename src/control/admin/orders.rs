@@ -7,9 +7,11 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Json;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::refusal::{Problem, Refusal};
+use crate::control::events::{Category, Severity};
 use crate::control::handle::Control;
 use crate::shard::command::Command;
 use crate::types::Name;
@@ -66,6 +68,9 @@ pub(super) async fn order(
         _ => return Err(Refusal::new(StatusCode::NOT_FOUND, "an order is drain, up or down")),
     }
     backend.note_change(crate::stats::clock_ms());
+    let message = format!("an operator gave backend {} of {} the order {order}", backend.address, upstream.name);
+    let details = json!({ "upstream": *upstream.name, "backend": backend.address.to_string(), "order": order });
+    control.events().say(Severity::Info, Category::Admin, message, details);
     tracing::info!(upstream = %upstream.name, backend = %backend.address, %order, "an operator gave an order");
     Ok(Json(Ordered { upstream: upstream.name.to_string(), backend: backend.address.to_string(), order }))
 }

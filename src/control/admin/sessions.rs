@@ -13,6 +13,7 @@ use super::ask::{Answers, ask_all};
 use super::refusal::{Problem, Refusal};
 use super::verdict::{Found as Seen, Held, Tcp, Verdict, examine};
 use super::wanted::{Question, Wanted};
+use crate::control::events::{Category, Severity};
 use crate::control::handle::Control;
 use crate::control::store::{Found, Store, Unanswered};
 use crate::shard::command::Command;
@@ -159,6 +160,9 @@ pub(super) async fn kill(State(control): State<Control>, Path(id): Path<String>)
     let id = parse(&id)?;
     let Answers { given, missing } = ask_all(&control, |reply| Command::Kill(id, reply)).await;
     if given.contains(&true) {
+        let details = serde_json::json!({ "session": id.to_string() });
+        tracing::info!(session = %id, "an operator cut a session");
+        control.events().say(Severity::Info, Category::Admin, "an operator cut a session", details);
         Ok(Json(Killed { id: id.to_string(), killed: true }))
     } else {
         Err(not_found(id, &missing))

@@ -15,6 +15,10 @@ use crate::stats::totals::ShardTotals;
 pub struct Shard {
     pub id: u16,
     pub cpu: Option<usize>,
+    /// It has been in one turn for a second or more, as in a plugin that hangs: it answers nobody, and its counters
+    /// stand still.
+    #[serde(default)]
+    pub stuck: bool,
     /// Connections that are open now.
     pub active: u64,
     pub accepted: u64,
@@ -76,6 +80,7 @@ impl From<&ShardTotals> for Shard {
         Self {
             id: shard.shard,
             cpu: shard.cpu,
+            stuck: shard.stuck,
             active: shard.active,
             accepted: shard.traffic.connections,
             accepted_per_second: shard.traffic.connections_per_second,

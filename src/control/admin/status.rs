@@ -48,6 +48,9 @@ pub struct Status {
     /// By stage: connect, first_byte, session; since the start, up to a second old.
     pub latency: BTreeMap<String, Latency>,
     pub shards: Vec<Shard>,
+    /// Shards that are stuck: their counters stand still, and their sessions cannot be listed.
+    #[serde(default)]
+    pub missing_shards: Vec<u16>,
     pub listeners: Vec<Listener>,
     pub upstreams: Vec<Upstream>,
     /// Those in force; their counts are of all configurations with a plugin of that name.
@@ -275,6 +278,7 @@ fn status(control: &Control) -> Status {
         },
         latency: reading.latency.iter().map(|latency| (latency.stage.to_owned(), Latency::from(latency))).collect(),
         shards: shards(control, &reading.shards),
+        missing_shards: reading.shards.iter().filter(|shard| shard.stuck).map(|shard| shard.shard).collect(),
         listeners: reading.listeners.into_iter().enumerate().map(listener).collect(),
         upstreams: reading.upstreams.into_iter().map(Upstream::from).collect(),
         plugins: plugins(control),

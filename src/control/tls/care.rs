@@ -61,8 +61,14 @@ impl Care {
     /// it, so that no change falls between.
     pub(in crate::control) fn follow(&mut self, snapshot: &Arc<Snapshot>, files: &[Content]) {
         self.files.iter().for_each(JoinHandle::abort);
-        // Every file was loaded just now.
+        // Every file was loaded just now. What it says of its end was logged then.
         self.control.pending().clear();
+        let now = SystemTime::now();
+        for (listener, terms) in snapshot.plan.listeners.iter().zip(&snapshot.tls) {
+            for certificate in terms.iter().flat_map(|terms| terms.certificates.all()) {
+                let _ = note_expiry(self.control.events(), &listener.name, &certificate.facts, now);
+            }
+        }
         let watch =
             || tokio::spawn(keep_up(self.control.clone(), Arc::clone(snapshot), files.to_vec(), self.changes.clone()));
         self.files = (!files.is_empty()).then(watch);
@@ -161,6 +167,7 @@ fn load(control: &Control, listener: &str, pair: &KeyPair) -> Option<Certificate
             let details = json!({ "listener": listener, "subject": subject, "names": names, "not_after": identity::date(*not_after) });
             let message = format!("new certificate of {subject} in use");
             control.events().say(Severity::Info, Category::Certificate, message, details);
+            let _ = note_expiry(control.events(), listener, &certificate.facts, SystemTime::now());
             Some(certificate)
         }
         Err(problems) => {
@@ -228,11 +235,20 @@ pub(super) fn look_at_expiry(snapshot: &Snapshot, now: SystemTime, events: &Even
                 Err(wrong) => tracing::warn!(listener = %listener.name, "self-signed certificate not renewed: {wrong}"),
             }
         }
-        for warning in all.iter().filter_map(|certificate| identity::expiry(&certificate.facts, now)) {
-            tracing::warn!(listener = %listener.name, "the listener {warning}");
-            let message = format!("listener {} {warning}", listener.name);
-            let details = json!({ "listener": *listener.name });
-            events.say(Severity::Warning, Category::Certificate, message, details);
+        for certificate in &all {
+            if let Some(warning) = note_expiry(events, &listener.name, &certificate.facts, now) {
+                tracing::warn!(listener = %listener.name, "the listener {warning}");
+            }
         }
     }
+}
+
+/// Makes an event of a certificate that ends soon, or has ended; gives the warning.
+fn note_expiry(events: &Events, listener: &str, facts: &Facts, now: SystemTime) -> Option<String> {
+    let warning = identity::expiry(facts, now)?;
+    let message = format!("listener {listener} {warning}");
+    let details =
+        json!({ "listener": listener, "subject": facts.subject, "not_after": identity::date(facts.not_after) });
+    events.say_seldom(&message, Severity::Warning, Category::Certificate, &*message, details);
+    Some(warning)
 }

@@ -12,7 +12,7 @@ use crate::limits;
 use crate::ring::{First, Inlet};
 use crate::shard::session::{Outcome, Session};
 use crate::types::{Blame, Reason, Stage};
-use crate::upstream::dial::{self, DialError, Targets};
+use crate::upstream::dial::{self, DialError, Dialled, Targets};
 
 /// Has the proxy connect to what was asked for; gives the connection through it, and where it says that it comes from.
 pub(super) async fn connect(
@@ -35,8 +35,7 @@ pub(super) async fn connect(
     let timeouts = &session.listener().timeouts;
     let terms = dial::Terms { timeout: timeouts.connect, source_address: None };
     let failed = |error: DialError| Outcome::failed(error.reason, error.blame);
-    let socket = dial::dial(ring, &permit, &targets, terms).await.map_err(failed)?;
-    let remote = socket.options().peer_addr().ok().and_then(|address| address.as_socket());
+    let Dialled { socket, remote } = dial::dial(ring, &permit, &targets, terms).await.map_err(failed)?;
     let mut inlet = Inlet::new(socket, First::Wait);
     let slow = Outcome::failed(Reason::ConnectTimeout, Blame::Upstream);
     let bound = ring.timeout(timeouts.negotiate, negotiate(&mut inlet, ask, proxy)).await.unwrap_or(Err(slow))?;

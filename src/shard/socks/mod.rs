@@ -12,6 +12,7 @@ mod target;
 mod udp;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use super::greet::{self, Greeted};
@@ -22,6 +23,7 @@ use crate::codec::socks5::{self, Command, Reply};
 use crate::ring::{First, Inlet, Queue, Socket};
 use crate::stats::latency::Measure;
 use crate::types::{Blame, Reason, Stage, State};
+use crate::upstream::dial::Dialled;
 use dialogue::{Ask, Version};
 use talk::Talk;
 
@@ -34,8 +36,11 @@ pub(super) async fn reach(session: &Session, greeted: &mut Greeted) -> Result<Re
     let Greeted { inlet, tls, opened, .. } = greeted;
     let mut talk = Talk::new(ring, inlet, tls.as_mut(), opened);
     let limit = session.listener().timeouts.negotiate;
-    let dialogue = dialogue::run(session, &mut talk);
-    let ask = match greet::within(session, Stage::Negotiate, limit, Measure::Negotiate, dialogue).await {
+    let heard = {
+        let dialogue = pin!(dialogue::run(session, &mut talk));
+        greet::within(session, Stage::Negotiate, limit, Measure::Negotiate, dialogue).await
+    };
+    let ask = match heard {
         Ok(Ok(ask)) => ask,
         Ok(Err(refused)) => {
             say_goodbye(session, &mut talk, &refused.last_words).await;
@@ -44,9 +49,10 @@ pub(super) async fn reach(session: &Session, greeted: &mut Greeted) -> Result<Re
         Err(outcome) => return Err(outcome),
     };
     let version = ask.version;
+    // CONNECT is what most ask for; the others are in boxes, so that it does not carry them along.
     if ask.command == Command::UdpAssociate {
         return Err(match udp::open(session, &talk, &ask) {
-            Ok(opened) => udp::run(session, &mut talk, &ask, opened).await,
+            Ok(opened) => Box::pin(udp::run(session, &mut talk, &ask, opened)).await,
             Err(outcome) => {
                 say_goodbye(session, &mut talk, &answer(version, Reply::of(outcome.reason), None)).await;
                 outcome
@@ -56,15 +62,18 @@ pub(super) async fn reach(session: &Session, greeted: &mut Greeted) -> Result<Re
     let served = session.generation().snapshot.plan.socks.commands;
     let reached = match ask.command {
         Command::Connect if served.connect => connect(session, &mut talk, ask).await,
-        Command::Bind if served.bind => bind::bind(session, &mut talk, ask).await,
+        Command::Bind if served.bind => Box::pin(bind::bind(session, &mut talk, ask)).await,
         Command::Connect | Command::Bind | Command::UdpAssociate => {
             Err(Outcome::failed(Reason::SocksCommand, Blame::Client))
         }
     };
-    if let Err(outcome) = &reached {
-        say_goodbye(session, &mut talk, &answer(version, Reply::of(outcome.reason), None)).await;
+    match reached {
+        Ok(reached) => talk.settle().await.map(|()| reached),
+        Err(outcome) => {
+            say_goodbye(session, &mut talk, &answer(version, Reply::of(outcome.reason), None)).await;
+            Err(outcome)
+        }
     }
-    reached
 }
 
 /// The answer to a request.
@@ -89,7 +98,7 @@ async fn say_goodbye(session: &Session, talk: &mut Talk<'_>, last_words: &[u8]) 
 async fn connect(session: &Session, talk: &mut Talk<'_>, ask: Ask) -> Result<Reached, Outcome> {
     let proxy = session.generation().snapshot.plan.socks.upstream_proxy.as_ref();
     let (mut inlet, bound) = match proxy {
-        Some(proxy) => talk.attended(chain::connect(session, &ask, proxy)).await??,
+        Some(proxy) => talk.attended(Box::pin(chain::connect(session, &ask, proxy))).await??,
         None => {
             let socket = talk.attended(dial(session, &ask)).await??;
             let bound = local(&socket);
@@ -108,11 +117,10 @@ async fn dial(session: &Session, ask: &Ask) -> Result<Socket, Outcome> {
     session.set_stage(Stage::Connect);
     let ring = session.shard().ring();
     let before = ring.now();
-    let socket = allowed.dial(session).await?;
-    let remote = socket.options().peer_addr().ok().and_then(|address| address.as_socket());
-    // One that has gone again since has no address any more.
-    let remote = remote.ok_or(Outcome::failed(Reason::Reset, Blame::Upstream))?;
-    session.connected_to(remote, ring.now().saturating_sub(before));
+    let Dialled { socket, remote } = allowed.dial(session).await?;
+    if let Some(remote) = remote {
+        session.connected_to(remote, ring.now().saturating_sub(before));
+    }
     Ok(socket)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::codec::{self, Progress};
 use crate::limits;
-use crate::ring::{Inlet, Queue, Ring};
+use crate::ring::{Completion, Inlet, Queue, Ring};
 use crate::shard::attend;
 use crate::shard::greet::{READ, broken};
 use crate::shard::session::Outcome;
@@ -28,6 +28,8 @@ pub(super) struct Talk<'g> {
     tls: Option<&'g mut tls::Session>,
     /// Opened, and not yet heard.
     opened: &'g mut Queue,
+    /// Said, and maybe not gone yet: the client's answer, or its end, tells as well that it has.
+    saying: Option<Completion>,
 }
 
 impl<'g> Talk<'g> {
@@ -37,7 +39,7 @@ impl<'g> Talk<'g> {
         tls: Option<&'g mut tls::Session>,
         opened: &'g mut Queue,
     ) -> Self {
-        Self { ring, inlet, tls, opened }
+        Self { ring, inlet, tls, opened, saying: None }
     }
 
     /// Whether the client speaks TLS, so that nothing can be put before its bytes as it is.
@@ -119,16 +121,27 @@ impl<'g> Talk<'g> {
     /// # Errors
     /// When the client goes before.
     pub(super) async fn attended<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, Outcome> {
-        attend::attended(self.ring, wait, self.gone()).await
+        attend::attended(self.ring, wait, || self.gone()).await
     }
 
-    /// Says something small.
+    /// Says something small, behind everything said before.
     ///
     /// # Errors
     /// When the client's connection is broken.
     pub(super) async fn say(&mut self, message: &[u8]) -> Result<(), Outcome> {
+        self.settle().await?;
         let bytes = self.sealed(message).ok_or(Outcome::failed(Reason::Memory, Blame::Proxy))?;
-        self.inlet.socket.send_bytes(bytes).await.map(drop).map_err(|error| broken(&error))
+        self.saying = Some(self.inlet.socket.send_bytes(bytes));
+        Ok(())
+    }
+
+    /// Waits until everything said has gone. Whoever sends by another way does so first.
+    ///
+    /// # Errors
+    /// When the client's connection is broken.
+    pub(super) async fn settle(&mut self) -> Result<(), Outcome> {
+        let Some(saying) = self.saying.take() else { return Ok(()) };
+        saying.await.map(drop).map_err(|error| broken(&error))
     }
 
     /// As it goes over the wire; `None` when there is no buffer for it.
@@ -147,6 +160,9 @@ impl<'g> Talk<'g> {
     /// takes from the client what it has not read yet.
     pub(super) async fn part(&mut self, last: &[u8]) {
         if !last.is_empty() && self.say(last).await.is_err() {
+            return;
+        }
+        if self.settle().await.is_err() {
             return;
         }
         if let Some(tls) = &mut self.tls {

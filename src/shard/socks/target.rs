@@ -8,13 +8,12 @@ use crate::codec::socks5::Destination;
 use crate::net;
 use crate::policy::host;
 use crate::policy::permit::Permit;
-use crate::ring::Socket;
 use crate::shard::access::{self, Asked, Target};
 use crate::shard::command::{Answer, Errand};
 use crate::shard::session::{Outcome, Session};
 use crate::stats::latency::Measure;
 use crate::types::{Blame, Name, Protocol, Reason, Stage};
-use crate::upstream::dial::{self, Targets};
+use crate::upstream::dial::{self, Dialled, Targets};
 
 /// The host that a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +55,7 @@ pub(super) struct Allowed {
 
 impl Allowed {
     /// Connects to the first of them that answers.
-    pub(super) async fn dial(&self, session: &Session) -> Result<Socket, Outcome> {
+    pub(super) async fn dial(&self, session: &Session) -> Result<Dialled, Outcome> {
         let terms = dial::Terms { timeout: session.listener().timeouts.connect, source_address: None };
         let targets = Targets::Addresses(Arc::clone(&self.addresses));
         let dialled = dial::dial(session.shard().ring(), &self.permit, &targets, terms).await;

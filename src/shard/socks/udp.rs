@@ -21,7 +21,7 @@ use crate::shard::access;
 use crate::shard::command::{Answer, Errand};
 use crate::shard::session::{Outcome, Session};
 use crate::stats::counters::{add, sub};
-use crate::types::{Blame, Dropped, Protocol, Reason, Stage, State};
+use crate::types::{Blame, Dropped, Reason, Stage, State};
 use crate::upstream::dial::DialError;
 
 /// An association that may begin.
@@ -58,7 +58,7 @@ pub(super) fn open(session: &Session, talk: &Talk<'_>, ask: &Ask) -> Result<Open
 /// Tells the client where to send, and serves it to the end.
 pub(super) async fn run(session: &Session, talk: &mut Talk<'_>, ask: &Ask, opened: Opened) -> Outcome {
     let Opened { association, bound, lease: _lease, identity } = opened;
-    session.set_protocol(Protocol::Udp);
+    session.becomes_association();
     session.set_stage(Stage::Relay);
     if let Err(outcome) = talk.say(&answer(ask.version, Reply::Succeeded, Some(bound))).await {
         return outcome;

@@ -5,6 +5,7 @@ mod prometheus;
 mod reload;
 mod schemathesis;
 mod slow;
+mod stuck;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

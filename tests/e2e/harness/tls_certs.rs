@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, RsaKeySize};
 use rustls::pki_types::pem::PemObject;
@@ -100,6 +101,13 @@ impl Authority {
     /// A server's certificate for names and addresses, in `FILE.pem` and `FILE.key`.
     pub(crate) fn server(&self, file: &str, names: &[&str], key: Key) -> Pair {
         self.sign(file, named(names[0], names), ExtendedKeyUsagePurpose::ServerAuth, key)
+    }
+
+    /// A server's certificate that runs out after so many days, and half a day.
+    pub(crate) fn ending(&self, file: &str, names: &[&str], days: u64) -> Pair {
+        let mut params = named(names[0], names);
+        params.not_after = (SystemTime::now() + Duration::from_secs((2 * days + 1) * 12 * 60 * 60)).into();
+        self.sign(file, params, ExtendedKeyUsagePurpose::ServerAuth, Key::Ecdsa)
     }
 
     /// A server's certificate that has run out.

@@ -26,12 +26,12 @@ fn plugin(name: &str, library: &Path, config: &str, keys: &str) -> String {
 }
 
 /// A `[[plugin]]` that is the hostile one.
-fn hostile(name: &str, config: &str, keys: &str) -> String {
+pub(crate) fn hostile(name: &str, config: &str, keys: &str) -> String {
     plugin(name, &cc::hostile(), config, keys)
 }
 
 /// A listener on a port of its own in front of `app`, through plugins.
-fn through(name: &str, plugins: &[&str]) -> String {
+pub(crate) fn through(name: &str, plugins: &[&str]) -> String {
     listener(name, "127.0.0.1:0", "app", &format!("plugins = {plugins:?}"))
 }
 
@@ -100,7 +100,7 @@ fn count(arus: &Arus, name: &str, key: &str) -> u64 {
 }
 
 /// Waits for a line of the log, after `from` others, in which all these words stand.
-fn line_with(arus: &Arus, from: usize, words: &[&str]) -> Value {
+pub(crate) fn line_with(arus: &Arus, from: usize, words: &[&str]) -> Value {
     let has_all = |line: &&Value| {
         let text = line.to_string();
         words.iter().all(|word| text.contains(word))

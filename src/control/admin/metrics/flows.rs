@@ -157,7 +157,13 @@ pub(super) fn upstreams(page: &mut Page, upstreams: &[UpstreamTotals]) {
 }
 
 pub(super) fn shards(page: &mut Page, shards: &[ShardTotals]) {
-    let simple: [Simple<ShardTotals, f64>; 11] = [
+    let simple: [Simple<ShardTotals, f64>; 12] = [
+        (
+            "arus_shard_stuck",
+            Kind::Gauge,
+            "1 where a shard has been in one turn for a second or more, so that its counts stand still.",
+            |shard| f64::from(u8::from(shard.stuck)),
+        ),
         ("arus_shard_connections_active", Kind::Gauge, "Connections of a shard that are open now.", |shard| {
             shard.active as f64
         }),

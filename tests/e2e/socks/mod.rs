@@ -9,6 +9,7 @@ mod flow;
 mod gone;
 mod logins;
 mod over;
+mod plugins;
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -44,6 +44,7 @@ fn check(result: libc::c_long) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -5,6 +5,7 @@
 pub mod admin;
 mod answers;
 pub mod auth;
+mod background;
 mod bound;
 mod ejected;
 mod errands;

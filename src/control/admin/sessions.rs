@@ -198,7 +198,7 @@ pub(in crate::control) fn describe(summary: &Summary) -> Session {
         source: summary.source.to_string(),
         peer: (summary.source != summary.client).then(|| summary.client.to_string()),
         target: summary.target.as_deref().map(Into::into),
-        backend: summary.address(),
+        backend: summary.address().map(ToString::to_string),
         upstream: summary.backend.as_ref().map(|backend| backend.upstream.to_string()),
         protocol: summary.protocol.label().into(),
         start: rfc3339(summary.start),

@@ -190,7 +190,7 @@ pub(super) async fn list(
         Some(Judged {
             id: summary.id.to_string(),
             listener: summary.listener.to_string(),
-            backend: summary.address().or_else(|| summary.target.as_deref().map(Into::into)),
+            backend: summary.address().map(ToString::to_string).or_else(|| summary.target.as_deref().map(Into::into)),
             shard: summary.shard.0,
             verdict,
         })

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, after, bounded, never, select, unbounded};
 
+use super::background;
 use super::store::Store;
 use super::users;
 use crate::config::plan::{Log, LogFormat};
@@ -79,8 +80,10 @@ impl Recorder {
         let telling = Telling { unwritten, ended };
         let pen = Pen::take_up(sink, telling.clone())?;
         let journal = Journal { pen, format, shards, store, lost: Losses::new(), telling, unheard };
-        let thread =
-            std::thread::Builder::new().name("recorder".into()).spawn(move || journal.run(&summaries, &receiver))?;
+        let thread = std::thread::Builder::new().name("recorder".into()).spawn(move || {
+            background::give_way(background::RECORDS);
+            journal.run(&summaries, &receiver);
+        })?;
         Ok(Self { orders, finished, _thread: thread })
     }
 

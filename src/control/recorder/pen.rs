@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 use super::sink::{Sink, Unwritten};
+use crate::control::background;
 
 /// Bytes that may wait, some 10,000 lines; what comes beyond is lost.
 const WAITING: usize = 4 * 1024 * 1024;
@@ -55,6 +56,7 @@ impl Pen {
         let waiting = Arc::new(AtomicUsize::new(0));
         let still = Arc::clone(&waiting);
         std::thread::Builder::new().name("access-log".into()).spawn(move || {
+            background::give_way(background::RECORDS);
             let mut sink = sink;
             for mut batch in handed {
                 if let Err(unwritten) = sink.write(&batch.text, batch.lines) {

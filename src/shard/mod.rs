@@ -3,6 +3,7 @@
 
 mod accept;
 mod access;
+mod attend;
 pub mod command;
 mod conn;
 mod errands;

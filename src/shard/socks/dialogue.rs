@@ -49,7 +49,7 @@ type Heard<T> = Result<Result<T, Refused>, Outcome>;
 /// Hears the client out. The inner error is a client that was told that it is not served; the outer one goes without a
 /// word.
 pub(super) async fn run(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
-    if let Err(refused) = admit_address(session).await {
+    if let Err(refused) = admit_address(session, talk).await? {
         return Ok(Err(refused));
     }
     let first = talk.hear(|bytes| bytes.first().map_or(Progress::NeedMore, |byte| Progress::Done(*byte, 0))).await?;
@@ -66,12 +66,13 @@ pub(super) async fn run(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
 }
 
 /// Where the system's PAM judges addresses, it does so before the first byte.
-async fn admit_address(session: &Session) -> Result<(), Refused> {
+async fn admit_address(session: &Session, talk: &mut Talk<'_>) -> Heard<()> {
     let auth = &session.generation().snapshot.plan.auth;
     if let (true, Some(source)) = (auth.client_pam_service.is_some(), session.source()) {
-        verdict(session, Errand::AdmitAddress(source)).await.map_err(|outcome| Refused::new(outcome, []))?;
+        let judged = talk.attended(verdict(session, Errand::AdmitAddress(source))).await?;
+        return Ok(judged.map(drop).map_err(|outcome| Refused::new(outcome, [])));
     }
-    Ok(())
+    Ok(Ok(()))
 }
 
 async fn version5(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
@@ -155,7 +156,7 @@ async fn password(session: &Session, talk: &mut Talk<'_>) -> Heard<(Arc<Identity
         })
     };
     let Ok(errand) = talk.hear(parse).await? else { return Ok(Err(Refused::silently(Reason::SocksMessage))) };
-    match verdict(session, errand).await {
+    match talk.attended(verdict(session, errand)).await? {
         Ok(identity) => {
             let identity = identity.ok_or(Outcome::failed(Reason::AuthUnavailable, Blame::Proxy))?;
             let entered = session.set_user(Arc::clone(&identity.user));

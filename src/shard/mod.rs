@@ -9,6 +9,7 @@ mod conn;
 mod errands;
 mod generation;
 mod greet;
+mod logins;
 mod look;
 mod reach;
 mod reject;
@@ -46,6 +47,7 @@ use accept::Listening;
 use command::{Answer, BindId, Command, Commission, Errand, Event, Handover, Inbox, Mailbox, Reply};
 use errands::Errands;
 use generation::Generation;
+use logins::Logins;
 use session::Live;
 
 /// glommio's reactor gets its turn so often. Nothing on a shard waits for it.
@@ -131,6 +133,7 @@ struct Shard {
     queues: Rc<Queues>,
     stocks: Stocks,
     errands: Rc<Errands>,
+    logins: Logins,
     /// Bounds the handshakes of one turn.
     gate: Gate,
     listening: RefCell<Vec<Rc<Listening>>>,
@@ -166,6 +169,7 @@ impl Shard {
             stocks: Stocks::new(ring.clone()),
             gate: Gate::default(),
             errands: Errands::new(id, ring.clone(), parts.errands),
+            logins: Logins::new(),
             ring,
             stats: parts.stats,
             events: parts.events,

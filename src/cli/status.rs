@@ -52,6 +52,7 @@ fn render(status: &Status) -> String {
     for table in [
         listeners(status),
         rejections(status),
+        datagrams(status),
         handshakes(status),
         certificates(status),
         upstreams(status),
@@ -147,6 +148,22 @@ fn rejections(status: &Status) -> Table {
         for failed in &listener.failed {
             let cause = format!("failed: {} ({})", failed.stage, failed.blame);
             table.row([listener.name.clone(), cause, units::count(failed.count)]);
+        }
+    }
+    table
+}
+
+fn datagrams(status: &Status) -> Table {
+    let mut table = Table::new(&["LISTENER", "UDP", "COUNT>"]);
+    for listener in &status.listeners {
+        let Some(datagrams) = &listener.datagrams else { continue };
+        let known =
+            [("associations", datagrams.associations), ("sent up", datagrams.up), ("sent down", datagrams.down)];
+        for (what, count) in known {
+            table.row([listener.name.clone(), what.into(), units::count(count)]);
+        }
+        for (why, count) in &datagrams.dropped {
+            table.row([listener.name.clone(), format!("dropped: {why}"), units::count(*count)]);
         }
     }
     table

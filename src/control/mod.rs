@@ -6,6 +6,7 @@ pub mod admin;
 mod answers;
 pub mod auth;
 mod bound;
+mod ejected;
 mod errands;
 pub mod events;
 #[cfg(test)]

@@ -194,7 +194,7 @@ impl Relay {
 
     fn look(&self, ring: &Ring) -> Sight {
         let (client, upstream) = (self.client.tcp_info(), self.upstream.tcp_info());
-        Sight { at: ring.now(), client, upstream, up: self.up.look(), down: self.down.look() }
+        Sight { at: ring.now(), client, upstream, up: self.up.look(), down: self.down.look(), association: None }
     }
 
     /// Where a plugin closes the connection, both directions end with what is queued.

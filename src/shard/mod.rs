@@ -11,8 +11,10 @@ mod generation;
 mod greet;
 mod logins;
 mod look;
+mod negotiated;
 mod reach;
 mod reject;
+mod seen;
 mod session;
 mod socks;
 

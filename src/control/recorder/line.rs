@@ -189,6 +189,10 @@ struct NoControls(CompactFormatter);
 impl Formatter for NoControls {
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         let mut rest = fragment;
+        // Nearly everything: looked through without decoding it.
+        if rest.bytes().all(|byte| (b' '..0x7f).contains(&byte)) {
+            return writer.write_all(rest.as_bytes());
+        }
         while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_unprintable(*c)) {
             writer.write_all(&rest.as_bytes()[..at])?;
             write!(writer, "\\u{:04x}", u32::from(c))?;

@@ -8,7 +8,8 @@ use crate::codec::socks5::{self, Command, Destination, Method};
 use crate::codec::{self, Progress, socks4};
 use crate::config::plan;
 use crate::policy::identity::{Identity, Verdict};
-use crate::shard::command::{Answer, Errand, Password};
+use crate::shard::command::Answer;
+use crate::shard::logins::Recalled;
 use crate::shard::session::{Outcome, Session};
 use crate::types::{Blame, Reason};
 
@@ -69,7 +70,8 @@ pub(super) async fn run(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
 async fn admit_address(session: &Session, talk: &mut Talk<'_>) -> Heard<()> {
     let auth = &session.generation().snapshot.plan.auth;
     if let (true, Some(source)) = (auth.client_pam_service.is_some(), session.source()) {
-        let judged = talk.attended(verdict(session, Errand::AdmitAddress(source))).await?;
+        let recalled = session.shard().logins.of_address(session, source);
+        let judged = verdict(session, talk, recalled).await?;
         return Ok(judged.map(drop).map_err(|outcome| Refused::new(outcome, [])));
     }
     Ok(Ok(()))
@@ -148,17 +150,13 @@ fn owned(destination: Destination<'_>) -> (Host, u16) {
 /// Username and password.
 /// Where the user may have no more sessions, the client hears so in the answer to its request: it is who it says it is.
 async fn password(session: &Session, talk: &mut Talk<'_>) -> Heard<(Arc<Identity>, Option<Reason>)> {
-    let source = session.source();
+    let logins = &session.shard().logins;
     let parse = |bytes: &[u8]| {
-        socks5::parse_credentials(bytes).map(|credentials| {
-            let (user, password) = (credentials.user.into(), Password(credentials.password.into()));
-            Errand::Authenticate { source, user, password }
-        })
+        socks5::parse_credentials(bytes).map(|login| logins.of_user(session, login.user, login.password))
     };
-    let Ok(errand) = talk.hear(parse).await? else { return Ok(Err(Refused::silently(Reason::SocksMessage))) };
-    match talk.attended(verdict(session, errand)).await? {
+    let Ok(recalled) = talk.hear(parse).await? else { return Ok(Err(Refused::silently(Reason::SocksMessage))) };
+    match verdict(session, talk, recalled).await? {
         Ok(identity) => {
-            let identity = identity.ok_or(Outcome::failed(Reason::AuthUnavailable, Blame::Proxy))?;
             let entered = session.set_user(Arc::clone(&identity.user));
             talk.say(&socks5::encode_verdict(true)).await?;
             Ok(Ok((identity, entered.err())))
@@ -167,18 +165,31 @@ async fn password(session: &Session, talk: &mut Talk<'_>) -> Heard<(Arc<Identity
     }
 }
 
-/// What control says of credentials or an address.
-async fn verdict(session: &Session, errand: Errand) -> Result<Option<Arc<Identity>>, Outcome> {
-    let verdict = match session.shard().ask(errand).await {
+/// What is to be said of credentials or an address: from memory, or by control.
+async fn verdict(
+    session: &Session,
+    talk: &mut Talk<'_>,
+    recalled: Recalled,
+) -> Result<Result<Arc<Identity>, Outcome>, Outcome> {
+    let (errand, key) = match recalled {
+        Recalled::Known(identity) => return Ok(Ok(identity)),
+        Recalled::Ask(errand, key) => (errand, key),
+    };
+    let verdict = match talk.attended(session.shard().ask(errand)).await? {
         Some(Answer::Verdict(verdict)) => verdict,
         Some(Answer::Addresses(_)) | None => Verdict::Unavailable,
     };
-    match verdict {
-        Verdict::Accepted(identity) => Ok(Some(identity)),
+    Ok(match verdict {
+        Verdict::Accepted(identity) => {
+            if let Some(key) = key {
+                session.shard().logins.note(key, &identity);
+            }
+            Ok(identity)
+        }
         Verdict::Refused => Err(super::refused(Reason::AuthFailed)),
         Verdict::Banned => Err(super::refused(Reason::Banned)),
         Verdict::Unavailable => Err(Outcome::failed(Reason::AuthUnavailable, Blame::Proxy)),
-    }
+    })
 }
 
 async fn version4(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {

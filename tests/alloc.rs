@@ -18,7 +18,7 @@ use arus::config::plan::OnFault;
 use arus::config::{self, Environment};
 use arus::plugin::counters::PluginState;
 use arus::plugin::{Facts, Instance, Libraries, Line, Opened, Process, Streams, Terms, Trust, Turn};
-use arus::policy::acl::{Acl, Ask};
+use arus::policy::acl::{Acl, Ask, Own};
 use arus::policy::host::Host;
 use arus::ring::{Buffers, Chain};
 use arus::types::{Client, Generation, Name, Protocol, SessionId, ShardId};
@@ -127,7 +127,7 @@ fn judging_allocates_nothing() {
     let text = format!("[[listener]]\nname = \"a\"\nlisten = \"127.0.0.1:1\"\nservice = \"socks5\"\n{rules}");
     let environment = Environment { is_root: true, home: None, xdg_state_home: None, directory: "/".into() };
     let plan = config::parse(&text, "f", Path::new("/"), &environment).unwrap().plan;
-    let acl = Acl::compile(plan.acl.default, &plan.acl.rules, Vec::new(), None);
+    let acl = Acl::compile(plan.acl.default, &plan.acl.rules, Own::default(), None);
 
     // Each asks for what one rule is about, with groups and a source that others are about.
     let asks: Vec<(String, String, [Name; 2], IpAddr)> = (0..RULES)

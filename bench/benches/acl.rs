@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use arus::config::{self, Environment};
-use arus::policy::acl::{Acl, Action, Ask, Conditions, Destination, Pattern, Rule};
+use arus::policy::acl::{Acl, Action, Ask, Conditions, Destination, Own, Pattern, Rule};
 use arus::policy::host::Host;
 use arus::types::{Name, Protocol};
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -46,7 +46,7 @@ const GROUPS: [&str; 3] = ["users", "dev", "staff"];
 
 /// Times what `rules` say of each of these.
 fn decide(criterion: &mut Criterion, name: &str, rules: &[Rule], asks: &[(&str, u16)]) {
-    let acl = Acl::compile(Action::Block, rules, Vec::new(), None);
+    let acl = Acl::compile(Action::Block, rules, Own::default(), None);
     let groups = GROUPS.map(Name::from);
     for (host, port) in asks {
         let ask = Ask {
@@ -99,7 +99,7 @@ fn compiling(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("compile");
     group.sample_size(10);
     group.bench_function("100,000 rules", |bench| {
-        bench.iter_with_large_drop(|| Acl::compile(Action::Block, black_box(&many), Vec::new(), None));
+        bench.iter_with_large_drop(|| Acl::compile(Action::Block, black_box(&many), Own::default(), None));
     });
     group.finish();
 
@@ -117,7 +117,7 @@ fn compiling(criterion: &mut Criterion) {
         bench.iter_with_large_drop(|| {
             let loaded = config::parse(black_box(&text), "bench.toml", Path::new("/"), &environment);
             let acl = loaded.expect("the configuration is right").plan.acl;
-            Acl::compile(acl.default, &acl.rules, Vec::new(), None)
+            Acl::compile(acl.default, &acl.rules, Own::default(), None)
         });
     });
     group.finish();

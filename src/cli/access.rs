@@ -5,7 +5,8 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::config::plan::{Listener, Plan};
-use crate::policy::acl::{Acl, Ask};
+use crate::net;
+use crate::policy::acl::{Acl, Ask, Own};
 use crate::policy::host::Host;
 use crate::types::{Endpoint, Name, Protocol};
 
@@ -44,8 +45,9 @@ pub(super) fn access(plan: &Plan, listener: &Listener, to: &str, args: &Args) ->
     });
     let own = own
         .chain(plan.admin.listen.as_ref().map(|listen| listen.address))
-        .chain(plan.demo.as_ref().map(|demo| demo.hello))
-        .collect::<Vec<_>>();
+        .chain(plan.demo.as_ref().map(|demo| demo.hello));
+    let addresses = net::own_addresses().map_err(|error| format!("the addresses of this machine: {error}"))?;
+    let own = Own::new(addresses, own);
     let acl = Acl::compile(plan.acl.default, &plan.acl.rules, own, None);
     let protocol = if args.protocol == "udp" { Protocol::Udp } else { Protocol::Tcp };
     let target = match &host {

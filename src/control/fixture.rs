@@ -15,6 +15,7 @@ use crate::config::plan::{
     LogFormat, Method, OnDown, PamService, Place, Plan, Resolve, SendProxy, Service, Sessions, Socks,
     Store as StoreKind, Telemetry, Timeouts, Upstream,
 };
+use crate::policy::acl::{Acl, Own};
 use crate::shard::command::{BindId, Inbox, Mailbox, Snapshot};
 use crate::stats::counters::ShardStats;
 use crate::types::{Endpoint, Generation, ListenerIndex, ShardId, UpstreamIndex};
@@ -193,7 +194,7 @@ pub(super) fn control(plan: Plan) -> (Control, mpsc::Receiver<Request>, Vec<Fake
 pub(super) fn snapshot(plan: Plan) -> Arc<Snapshot> {
     let mut states = States::new(None, 2, 0);
     Arc::new(Snapshot {
-        acl: Arc::new(crate::policy::acl::Acl::compile(plan.acl.default, &plan.acl.rules, Vec::new(), None)),
+        acl: Arc::new(Acl::compile(plan.acl.default, &plan.acl.rules, Own::default(), None)),
         generation: Generation(1),
         listeners: plan.listeners.iter().map(|listener| states.listener(listener, &plan.engine)).collect(),
         upstreams: plan.upstreams.iter().map(|upstream| states.upstream(upstream)).collect(),

@@ -7,7 +7,7 @@
 //! addresses that are bound from then on.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,12 +20,13 @@ use super::states::States;
 use super::tls::{self, Store};
 use super::watch::Content;
 use crate::config::plan::{Listener, Plan, Upstream};
-use crate::policy::acl::Acl;
+use crate::net;
+use crate::policy::acl::{Acl, Own};
 use crate::policy::budget::Budget;
 use crate::policy::rate::Rate;
 use crate::policy::users::clock;
 use crate::shard::command::{Bind, BindId, Handed, Handover, Snapshot};
-use crate::types::{Endpoint, Generation};
+use crate::types::{Endpoint, Generation, Service};
 use crate::upstream::state::BackendId;
 
 /// What is in force, and the numbers that were given out so far.
@@ -137,6 +138,10 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
     let first = now.held.is_empty();
     let mut problems: Vec<Problem> = wants.iter().filter(|_| first).filter_map(|want| want.taken()).collect();
     problems.extend(auth::problems(&plan.auth));
+    let addresses = own_addresses(&plan).unwrap_or_else(|problem| {
+        problems.push(problem);
+        Vec::new()
+    });
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -197,8 +202,8 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
     });
     let own = own
         .chain(plan.admin.listen.as_ref().map(|listen| listen.address))
-        .chain(plan.demo.as_ref().map(|demo| demo.hello))
-        .collect();
+        .chain(plan.demo.as_ref().map(|demo| demo.hello));
+    let own = Own::new(addresses, own);
     let before = now.snapshot.as_ref().map(|snapshot| &*snapshot.acl);
     let acl = Arc::new(Acl::compile(plan.acl.default, &plan.acl.rules, own, before));
     let acl_file = plan.acl.file.as_ref().map(|file| Content::of(&file.path));
@@ -276,6 +281,24 @@ impl Prepared {
         };
         (in_force, handovers, moved)
     }
+}
+
+/// The addresses of this machine, where clients choose where they go.
+fn own_addresses(plan: &Plan) -> Result<Vec<IpAddr>, Problem> {
+    let Some(listener) = plan.listeners.iter().find(|listener| listener.service == Service::Socks5) else {
+        return Ok(Vec::new());
+    };
+    // Without them clients could get at what this machine serves to itself.
+    net::own_addresses().map_err(|error| Problem {
+        line: listener.line,
+        column: 1,
+        message: format!(
+            "the addresses of this machine cannot be listed, which `[acl]` must know: {error} (under systemd, \
+             RestrictAddressFamilies= must have AF_NETLINK)"
+        ),
+        is_in_use: false,
+        is_configuration: false,
+    })
 }
 
 fn remove_socket_file(path: &Path) {

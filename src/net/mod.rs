@@ -1,6 +1,7 @@
 //! Sockets: options, listeners, and the few system calls that have no safe wrapper.
 #![allow(unsafe_code)] // eventfd(2) and getsockopt(2) structures; listed in tests/tidy.rs
 
+mod interfaces;
 pub mod listen;
 mod tcp_info;
 
@@ -9,6 +10,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+pub use interfaces::own_addresses;
 pub use tcp_info::{TcpInfo, tcp_info};
 
 /// An eventfd(2), counting from 0, that blocks nobody.

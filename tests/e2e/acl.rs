@@ -1,6 +1,8 @@
 //! `[acl]` on the real binary: a file of rules that changes, destinations in disguise, and one answer wherever it is
 //! asked for.
 
+mod own;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -3,12 +3,13 @@
 //! BLOCK comes before ALLOW at any priority, then the higher priority, then the order of the file; the first rule that
 //! holds decides, and where none does, `default`. A name and every address of it are judged by themselves and then
 //! together ([`Decision::and_address`]): a BLOCK of either blocks, else an ALLOW of either allows. Reserved destinations (loopback,
-//! link-local, arus' own listeners...) are blocked unless an ALLOW names them other than by `*`.
+//! link-local, this machine's own addresses...) are blocked unless an ALLOW names them other than by `*`.
 //!
 //! Deciding allocates nothing and counts nothing: live traffic, `arus explain`, the API's test and re-evaluation all ask
 //! the same [`Acl::decide`]. What live traffic decides it counts with [`Acl::count`].
 
 mod index;
+mod own;
 mod pattern;
 mod reserved;
 mod rule;
@@ -17,13 +18,14 @@ mod rule;
 mod tests;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::host::{self, Host};
 use crate::types::{Name, Protocol};
 use index::{Asker, Bucket, Found, Labels, Prefixes, Rank};
+pub use own::Own;
 pub use pattern::Pattern;
 pub use rule::{Action, Conditions, Destination, Rule};
 
@@ -103,14 +105,13 @@ pub struct Acl {
     nets: Prefixes<Bucket>,
     names: HashMap<Box<str>, Bucket>,
     patterns: Labels,
-    /// Addresses that arus itself listens on.
-    own: Vec<SocketAddr>,
+    own: Own,
 }
 
 impl Acl {
-    /// `before` gives the counts of the rules that it had, too. `own`: the addresses that arus listens on.
+    /// `before` gives the counts of the rules that it had, too.
     #[must_use]
-    pub fn compile(default: Action, rules: &[Rule], own: Vec<SocketAddr>, before: Option<&Self>) -> Self {
+    pub fn compile(default: Action, rules: &[Rule], own: Own, before: Option<&Self>) -> Self {
         let mut order: Vec<&Rule> = rules.iter().collect();
         order.sort_by_key(|rule| (rule.action, std::cmp::Reverse(rule.priority)));
         let mut counts: HashMap<(Action, i32, &Conditions), Vec<&Arc<AtomicU64>>> = HashMap::new();
@@ -199,8 +200,7 @@ impl Acl {
         search.bucket(&self.anywhere, false);
         // The whole of a family names nothing, as `*` does not.
         self.nets.each(ip, |length, bucket| search.bucket(bucket, length > 0));
-        let is_own = self.own.contains(&SocketAddr::new(ip, ask.port));
-        self.conclude(&search, is_own || reserved::is_reserved(ip))
+        self.conclude(&search, reserved::is_reserved(ip) || self.own.has(ip, ask.port))
     }
 
     fn conclude(&self, search: &Search<'_>, is_reserved: bool) -> Decision {

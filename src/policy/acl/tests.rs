@@ -37,7 +37,7 @@ fn destination(text: &str) -> Destination {
 
 fn compile(default: Action, mut rules: Vec<Rule>) -> Acl {
     rules.iter_mut().zip(1..).for_each(|(rule, line)| rule.line = line);
-    Acl::compile(default, &rules, Vec::new(), None)
+    Acl::compile(default, &rules, Own::default(), None)
 }
 
 fn ask(host: &str) -> Ask<'_> {
@@ -144,9 +144,50 @@ fn reserved_destinations_must_be_named() {
     assert_eq!(verdict(&named, &ask("127.1")), (Allow, 1));
     assert_eq!(verdict(&named, &ask("169.254.169.254")), (Allow, 2));
     assert_eq!(verdict(&named, &ask("169.254.169.253")), (Block, 0));
-    let own = Acl::compile(Allow, &[rule(Allow, 0, &["*"])], vec!["192.0.2.1:443".parse().unwrap()], None);
-    assert_eq!(verdict(&own, &ask("192.0.2.1")), (Block, 0));
-    assert_eq!(verdict(&own, &Ask { port: 80, ..ask("192.0.2.1") }).0, Allow);
+}
+
+#[test]
+fn this_machine_must_be_named_too() {
+    let own = || {
+        let addresses = ["192.0.2.7", "2001:db8::7", "::ffff:198.51.100.7"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        Own::new(addresses, ["192.0.2.1:443", "0.0.0.0:443"].map(|socket| socket.parse().unwrap()))
+    };
+    let open = Acl::compile(Allow, &[rule(Allow, 0, &["*"]), rule(Allow, 9, &["0.0.0.0/0", "::/0"])], own(), None);
+    // What arus listens on, at that port.
+    assert_eq!(verdict(&open, &ask("192.0.2.1")), (Block, 0));
+    assert_eq!(verdict(&open, &Ask { port: 80, ..ask("192.0.2.1") }).0, Allow);
+    // The machine, at any port, however it is called.
+    let machine = [
+        "192.0.2.7",
+        "::ffff:192.0.2.7",
+        "0xc0000207",
+        "2001:db8::7",
+        "198.51.100.7",
+        "64:ff9b::c000:207",
+        "2002:c000:207::",
+    ];
+    for host in machine {
+        for port in [1, 443, 9090] {
+            let decision = open.decide(&Ask { port, ..ask(host) });
+            assert_eq!(
+                (decision.action, Acl::words(&decision)),
+                (Block, Some("reserved destination")),
+                "{host}:{port}"
+            );
+        }
+    }
+    for host in ["192.0.2.6", "192.0.2.8", "2001:db8::8"] {
+        assert_eq!(verdict(&open, &ask(host)).0, Allow, "{host}");
+    }
+    // A name of it goes where its addresses may.
+    let named = Acl::compile(
+        Allow,
+        &[rule(Allow, 0, &["me.example"]), rule(Allow, 0, &["2001:db8::/32"]), rule(Block, 0, &["2001:db8::8"])],
+        own(),
+        None,
+    );
+    let by_name = |address| named.decide(&ask("me.example")).and_address(named.decide(&ask(address))).action;
+    assert_eq!([by_name("192.0.2.7"), by_name("2001:db8::7"), by_name("192.0.2.8")], [Block, Allow, Allow]);
 }
 
 #[test]
@@ -181,13 +222,13 @@ fn a_name_and_its_addresses_are_judged_together() {
 #[test]
 fn hits_outlive_a_reload_by_what_a_rule_says() {
     let rules = [rule(Allow, 0, &["a.example"]), rule(Allow, 0, &["b.example"]), rule(Allow, 0, &["a.example"])];
-    let acl = Acl::compile(Block, &rules, Vec::new(), None);
+    let acl = Acl::compile(Block, &rules, Own::default(), None);
     let decision = acl.decide(&ask("a.example"));
     (0..3).for_each(|_| acl.count(&decision));
     acl.count(&acl.decide(&ask("b.example")));
     let mut moved = vec![rules[1].clone(), rules[0].clone(), rule(Block, 0, &["c.example"])];
     moved[1].line = 77;
-    let after = Acl::compile(Block, &moved, Vec::new(), Some(&acl));
+    let after = Acl::compile(Block, &moved, Own::default(), Some(&acl));
     let hits: Vec<u64> = after.rules().map(|(_, hits)| hits).collect();
     assert_eq!(hits, [0, 1, 3]);
     acl.count(&decision);
@@ -358,7 +399,7 @@ fn finds_what_looking_through_all_rules_finds() {
             }));
         }
         rules.iter_mut().zip(1..).for_each(|(rule, line)| rule.line = line);
-        let acl = Acl::compile(default, &rules, Vec::new(), None);
+        let acl = Acl::compile(default, &rules, Own::default(), None);
         for _ in 0..100 {
             let groups: Vec<Name> = dice.some(&["DEV".into(), "ops".into(), "none".into()]).unwrap_or_default();
             let asked = Ask {

@@ -8,6 +8,8 @@ mod dialogue;
 mod flow;
 mod logins;
 mod over;
+mod race;
+mod scarce;
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -162,6 +162,18 @@ fn an_operator_sees_changes_and_stops_a_running_arus() {
     let again = arus.run(&["kill", id]);
     assert_eq!((again.status.code(), errors(&again)), (Some(1), format!("arus: there is no live session {id}\n")));
 
+    let again = arus.run(&["kill", id, "--json"]);
+    let said: Value = serde_json::from_slice(&again.stdout).unwrap();
+    assert_eq!((again.status.code(), said["error"].is_string()), (Some(1), true), "{said}");
+    let mut other = connect(&arus.address);
+    let id = arus.json("sessions")["data"][0]["id"].as_str().unwrap().to_owned();
+    let killed: Value = serde_json::from_str(&arus.ask(&["kill", &id, "--json"])).unwrap();
+    assert_eq!(killed, serde_json::json!({ "id": id, "killed": true }));
+    let _ = other.read_to_end(&mut Vec::new());
+    assert_eq!(arus.json("top")["status"]["generation"], 1);
+    assert_eq!(arus.json("events")["data"][0]["category"], "admin");
+    assert_eq!(arus.json("users")["total"], 0);
+
     assert_eq!(arus.ask(&["drain"]), "draining: arus exits when the last session has ended\n");
     assert_eq!(arus.child.wait().unwrap().code(), Some(0));
     let gone = arus.run(&["status"]);
@@ -174,12 +186,15 @@ fn a_reload_prints_the_generation_or_every_error() {
     let hello = Hello::start();
     let arus = Arus::start(&hello.1);
     // The file is not changed: no watcher races with this.
-    assert_eq!(arus.ask(&["reload"]), "generation 2\n");
+    assert_eq!(arus.json("reload")["generation"], 2);
     arus.rewrite(|text| format!("{text}retrys = 1\nbalance = \"fair\"\n"));
     let refused = arus.run(&["reload"]);
     let text = errors(&refused);
     assert_eq!(refused.status.code(), Some(1), "{text}");
     assert!(text.contains("`retrys`") && text.contains("fair") && text.ends_with("nothing was changed\n"), "{text}");
+    let refused = arus.run(&["reload", "--json"]);
+    let said: Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!((refused.status.code(), said["errors"].as_array().map(Vec::len)), (Some(1), Some(2)), "{said}");
     let checked = arus.run(&["check"]);
     assert_eq!(checked.status.code(), Some(2));
     connect(&arus.address);

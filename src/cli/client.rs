@@ -105,6 +105,11 @@ impl Answer {
         }
     }
 
+    /// The body, of a refusal too.
+    pub(super) fn json(&self) -> anyhow::Result<serde_json::Value> {
+        serde_json::from_slice(&self.body).context("arus answered something else than expected")
+    }
+
     /// Every error of a refused reload; `None` when the answer is something else.
     pub(super) fn errors(&self) -> Option<Vec<String>> {
         #[derive(Deserialize)]

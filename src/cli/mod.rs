@@ -22,6 +22,7 @@ mod status;
 mod table;
 mod top;
 mod units;
+mod users;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,6 +43,7 @@ Examples:
   arus status                          what runs, and how it stands
   arus top                             the same, live
   arus sessions                        who is connected
+  arus users                           who uses how much of what they may
   arus events                          what happened: reloads, backends down, limits hit
   arus plugin check filter.so          would this plugin be loaded?
   arus drain                           stop accepting, let sessions end, then exit
@@ -70,6 +72,7 @@ enum Command {
     Reload(orders::ReloadArgs),
     Status(status::StatusArgs),
     Sessions(sessions::SessionsArgs),
+    Users(users::UsersArgs),
     Events(events::EventsArgs),
     Kill(orders::KillArgs),
     Drain(orders::DrainArgs),
@@ -144,9 +147,10 @@ pub fn main() -> ExitCode {
         Command::Reload(args) => orders::reload(&args),
         Command::Status(args) => finish(status::run(&args)),
         Command::Sessions(args) => finish(sessions::run(&args)),
+        Command::Users(args) => finish(users::run(&args)),
         Command::Events(args) => finish(events::run(&args)),
-        Command::Kill(args) => finish(orders::kill(&args)),
-        Command::Drain(args) => finish(orders::drain(&args)),
+        Command::Kill(args) => orders::kill(&args),
+        Command::Drain(args) => orders::drain(&args),
         Command::Top(args) => finish(top::run(&args)),
         Command::Plugin(command) => plugin::run(&command),
         Command::HashPassword(args) => finish(hash_password::run(&args)),
@@ -242,9 +246,16 @@ mod tests {
 
     #[test]
     fn every_client_command_can_be_told_the_socket() {
-        for command in
-            ["reload", "status", "sessions", "events", "drain", "top", "kill 0190ffff-0000-7000-8000-000000000000"]
-        {
+        for command in [
+            "reload",
+            "status",
+            "sessions",
+            "users",
+            "events",
+            "drain",
+            "top",
+            "kill 0190ffff-0000-7000-8000-000000000000",
+        ] {
             parse(&format!("arus {command} --socket /run/arus.sock")).unwrap();
             parse(&format!("arus {command} -c /etc/arus.toml")).unwrap();
         }

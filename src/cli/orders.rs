@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 
-use super::client::Client;
+use super::client::{Answer, Client};
 use super::finish;
 use super::socket::SocketArgs;
 use crate::types::SessionId;
@@ -18,6 +18,9 @@ use crate::types::SessionId;
 pub(super) struct ReloadArgs {
     #[command(flatten)]
     socket: SocketArgs,
+    /// Print JSON, as POST /api/v1/reload answers, errors too
+    #[arg(long)]
+    json: bool,
 }
 
 /// Cut a live session
@@ -29,6 +32,9 @@ pub(super) struct KillArgs {
     id: SessionId,
     #[command(flatten)]
     socket: SocketArgs,
+    /// Print JSON, as DELETE /api/v1/sessions/ID answers, refusals too
+    #[arg(long)]
+    json: bool,
 }
 
 /// Stop accepting, let sessions end, then exit
@@ -38,6 +44,9 @@ pub(super) struct KillArgs {
 pub(super) struct DrainArgs {
     #[command(flatten)]
     socket: SocketArgs,
+    /// Print JSON, as POST /api/v1/drain answers
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn reload(args: &ReloadArgs) -> ExitCode {
@@ -45,35 +54,50 @@ pub(super) fn reload(args: &ReloadArgs) -> ExitCode {
     struct Reloaded {
         generation: u64,
     }
-    let answer = match Client::new(&args.socket).and_then(|client| client.call(Method::POST, "/api/v1/reload")) {
+    give(&args.socket, args.json, Method::POST, "/api/v1/reload", |answer| match answer.errors() {
+        Some(errors) => {
+            errors.iter().for_each(|error| eprintln!("{error}"));
+            anyhow::bail!("nothing was changed")
+        }
+        None => answer.read().map(|Reloaded { generation }| format!("generation {generation}")),
+    })
+}
+
+pub(super) fn kill(args: &KillArgs) -> ExitCode {
+    let path = format!("/api/v1/sessions/{}", args.id);
+    give(&args.socket, args.json, Method::DELETE, &path, |answer| {
+        if answer.code == StatusCode::NOT_FOUND {
+            anyhow::bail!("there is no live session {}", args.id);
+        }
+        answer.read::<serde_json::Value>().map(|_| format!("killed {}", args.id))
+    })
+}
+
+pub(super) fn drain(args: &DrainArgs) -> ExitCode {
+    give(&args.socket, args.json, Method::POST, "/api/v1/drain", |answer| {
+        answer.read::<serde_json::Value>().map(|_| "draining: arus exits when the last session has ended".into())
+    })
+}
+
+/// Gives the order, and prints what came of it: as JSON, or as `words` make of the answer.
+fn give(
+    socket: &SocketArgs,
+    json: bool,
+    method: Method,
+    path: &str,
+    words: impl FnOnce(&Answer) -> anyhow::Result<String>,
+) -> ExitCode {
+    let answer = match Client::new(socket).and_then(|client| client.call(method, path)) {
         Ok(answer) => answer,
         Err(error) => return finish(Err(error)),
     };
-    match answer.errors() {
-        Some(errors) => {
-            errors.iter().for_each(|error| eprintln!("{error}"));
-            eprintln!("arus: nothing was changed");
-            ExitCode::FAILURE
-        }
-        None => finish(answer.read().and_then(|Reloaded { generation }| Ok(say(&format!("generation {generation}"))?))),
+    // As `println!`, but a reader that has gone is no panic.
+    let say = |line: String| Ok(writeln!(std::io::stdout(), "{line}")?);
+    if !json {
+        return finish(words(&answer).and_then(say));
     }
-}
-
-pub(super) fn kill(args: &KillArgs) -> anyhow::Result<()> {
-    let answer = Client::new(&args.socket)?.call(Method::DELETE, &format!("/api/v1/sessions/{}", args.id))?;
-    if answer.code == StatusCode::NOT_FOUND {
-        anyhow::bail!("there is no live session {}", args.id);
+    match finish(answer.json().and_then(|body| say(format!("{body:#}")))) {
+        ExitCode::SUCCESS if !answer.code.is_success() => ExitCode::FAILURE,
+        code => code,
     }
-    let _: serde_json::Value = answer.read()?;
-    Ok(say(&format!("killed {}", args.id))?)
-}
-
-pub(super) fn drain(args: &DrainArgs) -> anyhow::Result<()> {
-    let _: serde_json::Value = Client::new(&args.socket)?.call(Method::POST, "/api/v1/drain")?.read()?;
-    Ok(say("draining: arus exits when the last session has ended")?)
-}
-
-/// As `println!`, but a reader that has gone is no panic.
-fn say(line: &str) -> std::io::Result<()> {
-    writeln!(std::io::stdout(), "{line}")
 }

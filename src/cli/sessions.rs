@@ -113,6 +113,7 @@ fn table(sessions: &[Session]) -> Table {
     let has_name = sessions.iter().any(|session| session.sni.is_some());
     let has_user = sessions.iter().any(|session| session.user.is_some());
     let has_target = sessions.iter().any(|session| session.target.is_some());
+    let has_udp = sessions.iter().any(|session| session.protocol == "udp");
     let has_ended = sessions.iter().any(|session| session.end.is_some());
     let has_tls = sessions.iter().any(|session| session.tls_version.is_some());
     let columns = [
@@ -120,6 +121,7 @@ fn table(sessions: &[Session]) -> Table {
         ("LISTENER", true),
         ("SOURCE", true),
         ("USER", has_user),
+        ("PROTOCOL", has_udp),
         ("TARGET", has_target),
         ("SNI", has_name),
         ("TLS", has_tls),
@@ -145,6 +147,7 @@ fn table(sessions: &[Session]) -> Table {
             session.listener.clone(),
             session.source.clone(),
             or_dash(&session.user),
+            session.protocol.clone(),
             or_dash(&session.target),
             or_dash(&session.sni),
             or_dash(&session.tls_version),

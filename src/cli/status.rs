@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::client::Client;
 use super::socket::SocketArgs;
 use super::table::Table;
 use super::units;
-use crate::control::admin::status::{Status, Use};
+use crate::control::admin::status::{Check, Status, Use};
 
 /// Show what runs and how it stands
 ///
@@ -52,6 +52,7 @@ fn render(status: &Status) -> String {
     for table in [
         listeners(status),
         rejections(status),
+        datagrams(status),
         handshakes(status),
         certificates(status),
         upstreams(status),
@@ -152,6 +153,22 @@ fn rejections(status: &Status) -> Table {
     table
 }
 
+fn datagrams(status: &Status) -> Table {
+    let mut table = Table::new(&["LISTENER", "UDP", "COUNT>"]);
+    for listener in &status.listeners {
+        let Some(datagrams) = &listener.datagrams else { continue };
+        let known =
+            [("associations", datagrams.associations), ("sent up", datagrams.up), ("sent down", datagrams.down)];
+        for (what, count) in known {
+            table.row([listener.name.clone(), what.into(), units::count(count)]);
+        }
+        for (why, count) in &datagrams.dropped {
+            table.row([listener.name.clone(), format!("dropped: {why}"), units::count(*count)]);
+        }
+    }
+    table
+}
+
 fn handshakes(status: &Status) -> Table {
     let mut table = Table::new(&["LISTENER", "TLS HANDSHAKES", "COUNT>"]);
     for listener in &status.listeners {
@@ -186,6 +203,8 @@ fn upstreams(status: &Status) -> Table {
         "EJECTED>",
         "UP>",
         "DOWN>",
+        "SINCE>",
+        "LAST CHECK",
     ]);
     for upstream in &status.upstreams {
         for backend in &upstream.backends {
@@ -200,10 +219,21 @@ fn upstreams(status: &Status) -> Table {
                 units::count(backend.ejections),
                 units::bytes(backend.flow.bytes_up),
                 units::bytes(backend.flow.bytes_down),
+                backend.since.as_deref().and_then(ago).unwrap_or_else(|| "-".into()),
+                backend.last_check.as_ref().map_or_else(|| "-".into(), check),
             ]);
         }
     }
     table
+}
+
+fn ago(since: &str) -> Option<String> {
+    let since = humantime::parse_rfc3339(since).ok()?;
+    Some(units::span(SystemTime::now().duration_since(since).unwrap_or_default()))
+}
+
+fn check(check: &Check) -> String {
+    check.error.clone().unwrap_or_else(|| format!("passed in {}", units::micros((check.took_ms * 1000.0) as u64)))
 }
 
 fn plugins(status: &Status) -> Table {

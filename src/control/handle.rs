@@ -16,6 +16,7 @@ use super::history::History;
 use super::store::Store;
 use super::tls::Pending;
 use crate::config::plan::TokenDigest;
+use crate::policy::identity::Attempt;
 use crate::shard::command::{BindId, Mailbox, Snapshot};
 use crate::stats::counters::ShardStats;
 use crate::stats::latency::Latencies;
@@ -157,6 +158,13 @@ impl Control {
     pub fn sessions_dropped(&self) -> u64 {
         let dropped = self.0.shards.iter().map(|shard| shard.stats.summaries_dropped.load(Ordering::Relaxed));
         dropped.sum::<u64>() + self.store().map_or(0, Store::dropped)
+    }
+
+    /// Logins that shards remembered.
+    #[must_use]
+    pub fn logins_recalled(&self, attempt: Attempt) -> u64 {
+        let recalled = self.0.shards.iter().map(|shard| &shard.stats.logins_recalled[attempt as usize]);
+        recalled.map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
     #[must_use]

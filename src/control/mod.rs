@@ -5,7 +5,9 @@
 pub mod admin;
 mod answers;
 pub mod auth;
+mod background;
 mod bound;
+mod ejected;
 mod errands;
 pub mod events;
 #[cfg(test)]

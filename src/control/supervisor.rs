@@ -21,6 +21,7 @@ use super::admin::entrance::Entrance;
 use super::admin::secret::digest_of;
 use super::answers::{failed, first_apply, ping};
 use super::auth::Auth;
+use super::ejected;
 use super::errands;
 use super::events::{Category, Severity};
 use super::handle::{Control, Request, ShardView};
@@ -44,11 +45,10 @@ use super::watch::{Content, Watch};
 use crate::config;
 use crate::config::plan::{Engine, Log, Plan};
 use crate::shard;
-use crate::shard::command::{Command, Commission, ERRANDS, Event, Mailbox};
+use crate::shard::command::{Commission, ERRANDS, Event, Mailbox};
 use crate::stats::counters::ShardStats;
 use crate::stats::summary::Summary;
 use crate::types::ShardId;
-use crate::upstream::state::BackendId;
 
 /// Where configurations come from.
 pub struct Source {
@@ -335,34 +335,8 @@ impl Supervisor {
                 Err(vec![failed(shard, &why)])
             }
             Event::Ejected(backend) => {
-                self.note_ejected(backend);
+                ejected::note(&self.control, &self.shards, backend);
                 Ok(())
-            }
-        }
-    }
-
-    /// Logs it; and when its time is over, whoever waits in a queue may go there.
-    fn note_ejected(&self, backend: BackendId) {
-        let snapshot = &self.control.view().snapshot;
-        for (plan, upstream) in snapshot.plan.upstreams.iter().zip(&snapshot.upstreams) {
-            let Some(state) = upstream.backends.iter().find(|state| state.id == backend) else { continue };
-            let (upstream, address) = (&state.upstream, &state.address);
-            tracing::warn!(%upstream, backend = %address, "backend ejected after failed connects");
-            let message = format!("backend {address} of {upstream} ejected after failed connects");
-            let details = json!({ "upstream": **upstream, "backend": address.to_string() });
-            self.control.events().say(Severity::Warning, Category::Backend, message, details.clone());
-            if let Some(outlier) = plan.outlier {
-                let (shards, state) = (Arc::clone(&self.shards), Arc::clone(state));
-                let (events, message) =
-                    (self.control.events().clone(), format!("backend {address} of {upstream} is no longer ejected"));
-                tokio::spawn(async move {
-                    tokio::time::sleep(outlier.eject).await;
-                    shards.iter().for_each(|shard| shard.hint(Command::SlotFreed(backend)));
-                    if !state.is_ejected(crate::stats::clock_ms()) {
-                        tracing::info!(upstream = %state.upstream, backend = %state.address, "backend no longer ejected");
-                        events.say(Severity::Info, Category::Backend, message, details);
-                    }
-                });
             }
         }
     }

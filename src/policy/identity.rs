@@ -23,3 +23,25 @@ pub enum Verdict {
     /// They cannot be checked now.
     Unavailable,
 }
+
+/// What a client attempts, and what is counted by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    Password,
+    Pam,
+    /// Of its address, before its dialogue.
+    Address,
+}
+
+impl Attempt {
+    pub const ALL: [Self; 3] = [Self::Password, Self::Pam, Self::Address];
+
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::Pam => "pam",
+            Self::Address => "address",
+        }
+    }
+}

@@ -1,10 +1,12 @@
 //! Limits and identity: how many connections, how fast, from whom, on whose behalf. Pure; no I/O, nothing blocks.
 
 pub mod acl;
+pub mod banned;
 pub mod bucket;
 pub mod budget;
 pub mod host;
 pub mod identity;
+pub mod logins;
 pub mod pace;
 mod party;
 pub mod permit;

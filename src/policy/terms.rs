@@ -78,6 +78,17 @@ impl Period {
             Self::Month => month(hours / 24) + 1,
         }
     }
+
+    /// When the one that it is then will be over.
+    #[must_use]
+    pub fn end(self, since_epoch: Duration) -> Duration {
+        let step = if self == Self::Hour { 3600 } else { 24 * 3600 };
+        let mut end = (since_epoch.as_secs() / step + 1) * step;
+        while self.number(Duration::from_secs(end)) == self.number(since_epoch) {
+            end += step;
+        }
+        Duration::from_secs(end)
+    }
 }
 
 /// Months since year 0, of a day since 1970 began (Hinnant, "chrono-Compatible Low-Level Date Algorithms").
@@ -142,5 +153,15 @@ mod tests {
         let number = |period: Period, seconds| period.number(Duration::from_secs(seconds));
         assert_eq!(number(Period::Day, 86_399) + 1, number(Period::Day, 86_400));
         assert_eq!(number(Period::Hour, 3_599) + 1, number(Period::Hour, 3_600));
+    }
+
+    #[test]
+    fn a_period_ends_where_the_next_begins() {
+        let end = |period: Period, seconds| period.end(Duration::from_secs(seconds)).as_secs();
+        assert_eq!((end(Period::Hour, 0), end(Period::Hour, 3_599), end(Period::Hour, 3_600)), (3_600, 3_600, 7_200));
+        assert_eq!((end(Period::Day, 1), end(Period::Day, 86_400)), (86_400, 2 * 86_400));
+        // January 1970, and February 2024.
+        assert_eq!(end(Period::Month, 5), 31 * 86_400);
+        assert_eq!(end(Period::Month, 19_754 * 86_400 + 7), 19_783 * 86_400);
     }
 }

@@ -84,6 +84,19 @@ impl User {
         (self.bytes_up.load(Ordering::Relaxed), self.bytes_down.load(Ordering::Relaxed))
     }
 
+    /// What it may; 0 means no limit.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let read = |limit: &AtomicU64| limit.load(Ordering::Relaxed);
+        Limits { guaranteed: read(&self.guaranteed), max: read(&self.max), burst: read(&self.burst) }
+    }
+
+    /// Sessions that it may have at once; `None`: as many as it wants.
+    #[must_use]
+    pub fn max_sessions(&self) -> Option<u32> {
+        Some(self.max_sessions.load(Ordering::Relaxed)).filter(|most| *most < FORGOTTEN - 1)
+    }
+
     /// Bytes that count against its quota.
     #[must_use]
     pub fn used(&self) -> u64 {

@@ -14,7 +14,7 @@ pub(super) enum Aside {
     /// While the direction is bulk.
     Splice(Box<Splice>),
     /// While the shard has no buffer left.
-    Detour(Detour),
+    Detour(Box<Detour>),
     /// Likewise, for a direction with a transform.
     Fill(Box<Fill>),
 }
@@ -39,7 +39,11 @@ impl Aside {
     }
 
     pub(super) fn detour(ring: &Ring, from: &Socket, has_transform: bool) -> Self {
-        if has_transform { Self::Fill(Box::new(Fill::new(ring, from))) } else { Self::Detour(Detour::new(from)) }
+        if has_transform {
+            Self::Fill(Box::new(Fill::new(ring, from)))
+        } else {
+            Self::Detour(Box::new(Detour::new(from)))
+        }
     }
 
     /// Whether bytes wait for `to`.

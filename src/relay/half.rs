@@ -23,7 +23,7 @@ use work::Work;
 const BUSY: u8 = 32;
 /// Buffers that came in large pieces without a small one between, after which a direction counts as bulk: 8 MiB, so that
 /// short answers never pay for a pipe.
-const BULK: u64 = 512;
+const BULK: u32 = 512;
 
 /// What a direction begins with.
 pub struct Way {
@@ -50,7 +50,7 @@ pub(super) struct Half {
     /// Buffers to ask for at once: few for small messages.
     ask: u16,
     /// Buffers that came in large pieces, without a small one between them.
-    bulk: u64,
+    bulk: u32,
     /// Sends so far, up to as many as a byte counts.
     sends: u8,
     /// There is something to receive and no buffer for it.

@@ -71,6 +71,7 @@ pub struct Line {
     pub upstream: Inlet,
     pub up: Way,
     pub down: Way,
+    pub terms: Terms,
     /// A plugin wants no such connection: both sides are told goodbye at once.
     pub is_refused: bool,
     /// How fast bytes may go, both ways together.
@@ -80,17 +81,17 @@ pub struct Line {
 impl Line {
     /// Bytes go through as they are.
     #[must_use]
-    pub fn plain(ring: &Ring, client: Inlet, upstream: Inlet) -> Self {
+    pub fn plain(ring: &Ring, client: Inlet, upstream: Inlet, terms: Terms) -> Self {
         let way = || Way { preface: Queue::new(ring.pool()), transform: None };
-        Self { client, upstream, up: way(), down: way(), is_refused: false, pace: None }
+        Self { client, upstream, up: way(), down: way(), terms, is_refused: false, pace: None }
     }
 }
 
 /// Relays until the end. `count` is told of all bytes of payload as they are sent on, and of those that were not after
 /// all. The sockets are closed when the future is gone; here it is decided whether with FIN or RST.
-pub async fn run(ring: &Ring, line: Box<Line>, terms: Terms, cut: &Cut, count: impl Fn(Direction, i64)) -> Tally {
+pub async fn run(ring: &Ring, line: Box<Line>, cut: &Cut, count: impl Fn(Direction, i64)) -> Tally {
     // In a box, as a future keeps room for its arguments as long as it lives.
-    let Line { client: Inlet { socket: client, receive, ahead }, upstream, up, down, is_refused, pace } = *line;
+    let Line { client: Inlet { socket: client, receive, ahead }, upstream, up, down, terms, is_refused, pace } = *line;
     let up = Half::new(receive, ahead, up, pace.clone());
     let Inlet { socket: upstream, receive, ahead } = upstream;
     let mut relay = Relay {
@@ -194,7 +195,7 @@ impl Relay {
 
     fn look(&self, ring: &Ring) -> Sight {
         let (client, upstream) = (self.client.tcp_info(), self.upstream.tcp_info());
-        Sight { at: ring.now(), client, upstream, up: self.up.look(), down: self.down.look() }
+        Sight { at: ring.now(), client, upstream, up: self.up.look(), down: self.down.look(), association: None }
     }
 
     /// Where a plugin closes the connection, both directions end with what is queued.

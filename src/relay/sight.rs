@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::net::TcpInfo;
+use crate::types::Dropped;
 
 /// A relay at one moment. Of a session that does not relay yet nothing is known but the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -15,6 +16,21 @@ pub struct Sight {
     pub upstream: Option<TcpInfo>,
     pub up: Inside,
     pub down: Inside,
+    /// Where it is a UDP association, of which nothing else is known.
+    pub association: Option<Association>,
+}
+
+/// What a UDP association has done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Association {
+    /// That the client has sent to; one that was forgotten meanwhile counts again.
+    pub targets: u32,
+    /// Passed on, up and down.
+    pub datagrams: [u64; 2],
+    /// By reason.
+    pub dropped: [u64; Dropped::ALL.len()],
+    /// When something was last passed on, up and down.
+    pub passed_on: [Option<Duration>; 2],
 }
 
 /// What one direction holds.

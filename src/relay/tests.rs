@@ -28,7 +28,7 @@ async fn run_plain(
 ) -> Tally {
     let client = Inlet::new(client.clone(), First::Try);
     let upstream = Inlet::new(upstream.clone(), First::Wait);
-    run(ring, Box::new(Line::plain(ring, client, upstream)), TERMS, cut, count).await
+    run(ring, Box::new(Line::plain(ring, client, upstream, TERMS)), cut, count).await
 }
 
 const TERMS: Terms = Terms { idle: Duration::from_secs(20), half_closed: Duration::from_secs(20) };

@@ -1,6 +1,8 @@
 //! Who keeps a session waiting: the client, the backend, or arus itself. Judged from two looks a moment apart, as counters
 //! alone tell of the past and one look cannot tell a stall from traffic.
 
+mod association;
+
 use std::time::Duration;
 
 use super::sight::{Holdup, Inside, Sight};
@@ -75,6 +77,9 @@ pub struct Known {
 pub fn judge(known: &Known, before: &Sight, now: &Sight) -> Verdict {
     if let Some(verdict) = before_relay(known) {
         return verdict;
+    }
+    if let Some(is) = &now.association {
+        return association::judge(before.association.as_ref().unwrap_or(is), is, now.at);
     }
     let lines = [
         Line {

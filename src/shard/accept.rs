@@ -164,7 +164,7 @@ fn admit(shard: &Rc<Shard>, listening: &Listening, fd: OwnedFd) {
                 Client::Unix => shard.ring().unix_socket(fd),
                 Client::Ip(_) => shard.ring().socket(fd),
             };
-            glommio::spawn_local(conn::serve(session, permit, socket)).detach();
+            glommio::spawn_local(conn::serve(session, Box::new(conn::Arrival { permit, client: socket }))).detach();
         }
         Err(reason) => reject(shard, &generation, listener, client, reason),
     }

@@ -20,25 +20,29 @@ use crate::ring::Socket;
 use crate::types::{Blame, Reason, Service, State};
 use crate::upstream::queue::Place;
 
-/// Serves one connection to its end, whatever that is. A panic ends this connection only. `permit` is `None` where only a
-/// PROXY header tells who the client is.
-pub(super) async fn serve(session: Session, permit: Option<Permit>, client: Socket) {
-    if let Ok(outcome) = AssertUnwindSafe(live(&session, permit, client)).catch_unwind().await {
+/// A connection as it arrives. In a box, as a future keeps room for its arguments as long as it lives.
+pub(super) struct Arrival {
+    /// `None` where only a PROXY header tells who the client is.
+    pub(super) permit: Option<Permit>,
+    pub(super) client: Socket,
+}
+
+/// Serves one connection to its end, whatever that is. A panic ends this connection only.
+pub(super) async fn serve(session: Session, arrival: Box<Arrival>) {
+    if let Ok(outcome) = AssertUnwindSafe(live(&session, arrival)).catch_unwind().await {
         session.end(outcome);
     }
 }
 
-async fn live(session: &Session, permit: Option<Permit>, client: Socket) -> Outcome {
+async fn live(session: &Session, arrival: Box<Arrival>) -> Outcome {
     // In a box of its own, so that its memory is gone while bytes flow.
-    let established = or_cut(session, Box::pin(establish(session, permit, client))).await;
+    let established = or_cut(session, Box::pin(establish(session, arrival))).await;
     let (line, place) = match established {
         Ok(established) => established,
         Err(outcome) => return outcome,
     };
     let ring = session.shard().ring();
     let connected = ring.now();
-    let timeouts = session.listener().timeouts;
-    let terms = relay::Terms { idle: timeouts.idle, half_closed: timeouts.half_closed };
     let count = |direction, bytes| {
         if direction == Direction::Down && session.awaits_first_byte() {
             session.first_byte(ring.now().saturating_sub(connected));
@@ -46,7 +50,7 @@ async fn live(session: &Session, permit: Option<Permit>, client: Socket) -> Outc
         session.count(direction, bytes);
         panic_if_asked(session);
     };
-    let tally = relay::run(ring, line, terms, &session.live().cut, count).await;
+    let tally = relay::run(ring, line, &session.live().cut, count).await;
     // The backend's place is free when its connection is closed, not before: the relay has done so.
     drop(place);
     let state = if tally.blame.is_none() { State::Closed } else { State::Failed };
@@ -55,11 +59,8 @@ async fn live(session: &Session, permit: Option<Permit>, client: Socket) -> Outc
 
 /// From the first byte of the client to a line of both sides: hears who it is and what it wants, gets it a backend, and
 /// opens the plugins between them.
-async fn establish(
-    session: &Session,
-    permit: Option<Permit>,
-    client: Socket,
-) -> Result<(Box<Line>, Option<Place>), Outcome> {
+async fn establish(session: &Session, arrival: Box<Arrival>) -> Result<(Box<Line>, Option<Place>), Outcome> {
+    let Arrival { permit, client } = *arrival;
     let mut greeted = greet(session, client, permit).await?;
     let reached = match session.listener().service {
         Service::Tcp => reach(session, &mut greeted).await?,
@@ -76,8 +77,10 @@ async fn establish(
     let down = Transform::new(Direction::Down, pool, open_down, line_down, seal_down);
     let up = Way { preface: preface_up, transform: up };
     let down = Way { preface: preface_down, transform: down };
+    let timeouts = &session.listener().timeouts;
+    let terms = relay::Terms { idle: timeouts.idle, half_closed: timeouts.half_closed };
     let pace = Some(Rc::new(session.pace()));
-    Ok((Box::new(Line { client, upstream, up, down, is_refused, pace }), place))
+    Ok((Box::new(Line { client, upstream, up, down, terms, is_refused, pace }), place))
 }
 
 /// What plugins say to a connection.

@@ -15,6 +15,11 @@ impl Shard {
         for (_, live) in self.sessions.borrow().iter() {
             if ids.binary_search(&live.id).is_ok() {
                 let (id, answers) = (live.id, answers.clone());
+                // An association has no relay that could be asked.
+                if let Some(sight) = live.sight(self.ring.now()) {
+                    let _ = answers.try_send((id, sight));
+                    continue;
+                }
                 live.cut.ask(Box::new(move |sight| {
                     let _ = answers.try_send((id, sight));
                 }));

@@ -3,14 +3,18 @@
 
 mod accept;
 mod access;
+mod attend;
 pub mod command;
 mod conn;
 mod errands;
 mod generation;
 mod greet;
+mod logins;
 mod look;
+mod negotiated;
 mod reach;
 mod reject;
+mod seen;
 mod session;
 mod socks;
 
@@ -45,6 +49,7 @@ use accept::Listening;
 use command::{Answer, BindId, Command, Commission, Errand, Event, Handover, Inbox, Mailbox, Reply};
 use errands::Errands;
 use generation::Generation;
+use logins::Logins;
 use session::Live;
 
 /// glommio's reactor gets its turn so often. Nothing on a shard waits for it.
@@ -130,6 +135,7 @@ struct Shard {
     queues: Rc<Queues>,
     stocks: Stocks,
     errands: Rc<Errands>,
+    logins: Logins,
     /// Bounds the handshakes of one turn.
     gate: Gate,
     listening: RefCell<Vec<Rc<Listening>>>,
@@ -165,6 +171,7 @@ impl Shard {
             stocks: Stocks::new(ring.clone()),
             gate: Gate::default(),
             errands: Errands::new(id, ring.clone(), parts.errands),
+            logins: Logins::new(),
             ring,
             stats: parts.stats,
             events: parts.events,

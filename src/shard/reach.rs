@@ -5,6 +5,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use smallvec::SmallVec;
 
+use super::attend::{attended, broken};
 use super::greet::{Greeted, Hello};
 use super::session::{Outcome, Session};
 use crate::codec::proxy_header::{Facts, Origin, Outgoing, Ssl, Version};
@@ -45,22 +46,25 @@ pub(super) async fn reach(session: &Session, greeted: &mut Greeted) -> Result<Re
     if !header.is_empty() && greeted.inlet.ahead.is_empty() {
         greeted.inlet.begin(READ_AHEAD);
     }
+    let ring = session.shard().ring();
     let mut tried: SmallVec<[u16; 8]> = SmallVec::new();
     let mut last = None;
     while tried.len() <= plan.retries as usize {
         session.set_stage(Stage::Connect);
-        let place = match place(session, upstream, &tried).await {
+        let client = &greeted.inlet.socket;
+        let place = match attended(ring, place(session, upstream, &tried), || broken(ring, client)).await? {
             Ok(place) => place,
             // The failure that made this a retry says more than that nobody is left.
             Err(outcome) => return Err(last.unwrap_or(outcome)),
         };
         tried.push(place.index());
         session.set_stage(Stage::Connect);
-        let before = session.shard().ring().now();
-        match connect(session, &greeted.permit, plan, &place, &header).await {
+        let before = ring.now();
+        let connect = connect(session, &greeted.permit, plan, &place, &header);
+        match attended(ring, connect, || broken(ring, client)).await? {
             Ok((inlet, tls, preface)) => {
                 place.backend().connect_succeeded();
-                session.connected(&place, session.shard().ring().now().saturating_sub(before));
+                session.connected(&place, ring.now().saturating_sub(before));
                 greeted.inlet.catch_up().await;
                 let down = Queue::new(session.shard().ring().pool());
                 return Ok(Reached { inlet, place: Some(place), tls, up: preface, down });

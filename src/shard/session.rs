@@ -9,12 +9,15 @@ use std::time::Duration;
 use super::Shard;
 use super::access::Asked;
 use super::generation::Generation;
+use super::negotiated::Negotiated;
+use super::seen::Seen;
 use crate::config::plan;
 use crate::policy::budget::Lease;
 use crate::policy::pace::Pace;
 use crate::policy::source::SourceLease;
 use crate::policy::user::Membership;
 use crate::policy::users::clock;
+use crate::relay::sight::Sight;
 use crate::relay::{Cut, Direction};
 use crate::stats::counters::{Handshake, ListenerCounters, add, sub};
 use crate::stats::datagrams::Datagrams;
@@ -44,23 +47,6 @@ pub(super) struct Live {
     bytes_up: Cell<u64>,
     bytes_down: Cell<u64>,
     pub(super) cut: Cut,
-}
-
-/// What came of a dialogue in which the client says where it wants to go.
-#[derive(Default)]
-struct Negotiated {
-    /// Who the client has proved to be.
-    user: RefCell<Option<Name>>,
-    /// Where it asked to go.
-    target: RefCell<Option<Arc<str>>>,
-    /// What `[acl]` has judged.
-    asked: RefCell<Option<Asked>>,
-    /// The ACL rule that decided.
-    rule: RefCell<Option<Arc<str>>>,
-    is_association: Cell<bool>,
-    /// Where it is connected to.
-    remote: Cell<Option<SocketAddr>>,
-    datagrams: Cell<[u64; 2]>,
 }
 
 /// What counts a connection against limits until it is dropped.
@@ -141,6 +127,16 @@ impl Live {
     fn protocol(&self) -> Protocol {
         let is_association = self.negotiated.get().is_some_and(|negotiated| negotiated.is_association.get());
         if is_association { Protocol::Udp } else { Protocol::Tcp }
+    }
+
+    /// What it has done so far as a UDP association.
+    pub(super) fn seen(&self) -> &Seen {
+        self.negotiated().seen.get_or_init(Box::default)
+    }
+
+    /// How it stands; `None` where it is no UDP association.
+    pub(super) fn sight(&self, now: Duration) -> Option<Sight> {
+        Some(self.negotiated.get()?.seen.get()?.sight(now, self.datagrams()))
     }
 
     fn datagrams(&self) -> [u64; 2] {

@@ -8,6 +8,7 @@ use rustls::{HandshakeKind, ProtocolVersion};
 
 use super::datagrams::Datagrams;
 use crate::policy::budget::Budget;
+use crate::policy::identity::Attempt;
 use crate::policy::rate::Rate;
 use crate::policy::source::SourceTable;
 use crate::types::{Blame, Name, Reason, Stage};
@@ -57,6 +58,8 @@ pub struct ShardStats {
     pub panics: AtomicU64,
     /// Summaries that the recorder could not take.
     pub summaries_dropped: AtomicU64,
+    /// Logins that the shard remembered and control was not asked about, by [`Attempt`].
+    pub logins_recalled: [AtomicU64; Attempt::ALL.len()],
 }
 
 /// What came of a TLS handshake with a client, by version.

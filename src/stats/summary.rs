@@ -1,5 +1,6 @@
 //! The record of one session, as the access log and the session list show it.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -66,8 +67,8 @@ pub struct TlsFacts {
 impl Summary {
     /// The address that the session is connected to.
     #[must_use]
-    pub fn address(&self) -> Option<String> {
-        let remote = || self.remote.map(|remote| remote.to_string());
-        self.backend.as_ref().map(|backend| backend.address.to_string()).or_else(remote)
+    pub fn address(&self) -> Option<&dyn fmt::Display> {
+        let remote = self.remote.as_ref().map(|remote| remote as _);
+        self.backend.as_ref().map(|backend| &backend.address as _).or(remote)
     }
 }

@@ -158,6 +158,10 @@ impl BackendState {
 
     /// Counts a failed connect; returns whether it ejected the backend until `now_ms + eject_ms`.
     pub fn connect_failed(&self, now_ms: u64, outlier: Option<crate::config::plan::Outlier>) -> bool {
+        // Of connects that were begun before it was ejected, nothing new is learnt.
+        if self.is_ejected(now_ms) {
+            return false;
+        }
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
         let Some(outlier) = outlier else { return false };
         if failures < outlier.failures {
@@ -185,6 +189,7 @@ mod tests {
         assert_eq!(state.changed_ms(5_000), None, "since the start");
         let outlier = Some(Outlier { failures: 1, eject: Duration::from_secs(2) });
         assert!(state.connect_failed(5_000, outlier));
+        assert!(!state.connect_failed(6_000, outlier), "it is ejected already");
         assert_eq!((state.is_ejected(6_000), state.changed_ms(6_000)), (true, Some(5_000)));
         assert_eq!((state.is_ejected(9_000), state.changed_ms(9_000)), (false, Some(7_000)), "it came back by itself");
         state.note_change(8_000);

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::harness::*;
@@ -83,4 +84,53 @@ fn a_reload_changes_who_may_log_in() {
     assert!(is_ok, "{said}");
     assert!(!log_in(&arus, "alice", "right"));
     assert!(log_in(&arus, "alice", "new"));
+}
+
+/// A sample of /metrics.
+fn metric(arus: &Arus, sample: &str) -> u64 {
+    let mut stream = UnixStream::connect(arus.control_socket()).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nhost: arus\r\nconnection: close\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    let line = page.lines().find_map(|line| line.strip_prefix(sample)).unwrap_or_else(|| panic!("no {sample}"));
+    line.trim().parse().unwrap()
+}
+
+/// What a shard was told a moment ago it does not ask again; whatever could change the answer makes it ask.
+#[test]
+fn a_shard_remembers_who_was_right() {
+    let arus = setup(ALICE).shards(1).start();
+    let counts = || {
+        let ok = metric(&arus, "arus_auth_attempts_total{method=\"password\",result=\"ok\"}");
+        (ok, metric(&arus, "arus_auth_recalled_total{method=\"password\"}"))
+    };
+    assert!(log_in(&arus, "alice", "right"));
+    assert_eq!(counts(), (1, 0));
+    // It may forget in between, on a slow machine.
+    eventually("a login is remembered", || {
+        assert!(log_in(&arus, "alice", "right"));
+        (counts().1 == 1).then_some(())
+    });
+    assert!(!log_in(&arus, "alice", "wrong") && !log_in(&arus, "alic", "eright"));
+    let (ok, _) = counts();
+    // Another generation.
+    let text = std::fs::read_to_string(arus.config()).unwrap();
+    std::fs::write(arus.config(), text.replace("limit = 3", "limit = 4")).unwrap();
+    let (said, is_ok) = arus.command(&["reload"]);
+    assert!(is_ok, "{said}");
+    assert!(log_in(&arus, "alice", "right"));
+    assert_eq!(counts(), (ok + 1, 1));
+    eventually("a login is remembered", || {
+        assert!(log_in(&arus, "alice", "right"));
+        (counts().1 == 2).then_some(())
+    });
+    // From anywhere else as well, as the address does not matter for a password; but not where it is banned.
+    assert!(!log_in(&arus, "alice", "wrong") && !log_in(&arus, "alice", "wrong"));
+    assert!(!log_in(&arus, "alice", "right"), "banned, though it is remembered");
+    assert_eq!(counts().1, 2);
+    eventually("a login from elsewhere is remembered", || {
+        let elsewhere = Stream::connect_from([127, 0, 0, 2].into(), &arus.address("socks"));
+        assert!(log_in_over(elsewhere.0.into(), "alice", "right"));
+        (counts().1 == 3).then_some(())
+    });
 }

@@ -41,9 +41,9 @@ fn an_ejection_and_its_end_are_told() {
         (&"warning".into(), &"app".into(), &Value::from(closed.address().to_string()))
     );
     line_with(&arus, 0, &["backend ejected", &closed.address().to_string()]);
-    let back = event(&arus, "backend", &["no longer ejected"]);
+    let back = event(&arus, "backend", &["is tried again after its ejection"]);
     assert_eq!(back["details"]["backend"], closed.address().to_string());
-    line_with(&arus, 0, &["backend no longer ejected"]);
+    line_with(&arus, 0, &["backend is tried again after its ejection"]);
 }
 
 #[test]

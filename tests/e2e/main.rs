@@ -22,6 +22,7 @@ mod events;
 mod health;
 mod hello;
 mod kit;
+mod leave;
 mod limits;
 mod pam;
 mod peers;

@@ -204,6 +204,37 @@ fn either_method_lets_a_user_in_where_both_are_given() {
     }
 }
 
+#[test]
+fn a_client_that_goes_before_pam_has_said_anything_is_known_to_have_gone() {
+    let Some(service) = Service::exec("slow", "exec sleep 600", "exec sleep 600") else { return };
+    for (auth, is_address) in [("methods = [\"pam\"]\npam_service", false), ("client_pam_service", true)] {
+        let arus = setup(&format!("{auth} = \"{}\"", service.name), ACL).start();
+        for resets in [false, true] {
+            let mut client = visit(&arus, "127.0.0.1");
+            let from = client.local();
+            if !is_address {
+                client.write_all(&[5, 1, 2]);
+                assert_eq!(client.read_exactly(2), [5, 2]);
+                client.write_all(&[1, 1, b'a', 1, b'b']);
+            }
+            eventually("it has come", || (arus.active() == 1).then_some(()));
+            if resets {
+                client.reset();
+            } else {
+                drop(client);
+            }
+            // PAM itself is given up after ten seconds only, and then it is "auth_unavailable".
+            let line = arus.session_of(from);
+            let facts = ["state", "reason", "stage", "blame"].map(|key| line[key].as_str().unwrap());
+            assert_eq!(
+                facts,
+                ["failed", if resets { "reset" } else { "client_gone" }, "negotiate", "client"],
+                "{line}"
+            );
+        }
+    }
+}
+
 /// Users and a group of the system that exist as long as the test.
 struct Accounts {
     group: String,

@@ -151,7 +151,24 @@ fn a_quota_cuts_refuses_and_outlives_a_restart() {
     assert!(seen <= 300 * KIB + 512 * KIB, "{seen}");
     assert_eq!(arus.finished(1)[0]["reason"], "quota");
     assert_eq!(connect(&arus, "alice", to).0, 2);
-    assert_eq!(connect(&arus, "bob", to).0, 0);
+    let (_, _bob) = connect(&arus, "bob", to);
+    let users = arus.request("GET", "/api/v1/users").1;
+    let of = |name: &str| users["data"].as_array().unwrap().iter().find(|user| user["user"] == name).unwrap().clone();
+    let (alice, bob) = (of("alice"), of("bob"));
+    assert_eq!((&users["data"][0]["user"], &bob["connections"]["used"]), (&"bob".into(), &1.into()), "{users:#}");
+    assert_eq!((&bob["quota"], &bob["max_bytes_per_second"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+    assert_eq!((&alice["connections"]["used"], &alice["max_bytes_per_second"]), (&0.into(), &(2048 * KIB).into()));
+    let quota = &alice["quota"];
+    assert_eq!((&quota["bytes"], &quota["per"]), (&(300 * KIB).into(), &"month".into()), "{quota}");
+    assert!(
+        quota["used"].as_u64().unwrap() >= 300 * KIB && quota["until"].as_str().unwrap().ends_with("-01T00:00:00.000Z")
+    );
+    let one = arus.request("GET", "/api/v1/users?user=alice").1;
+    assert_eq!((&one["total"], &one["data"][0]["quota"]), (&1.into(), quota));
+    assert_eq!(arus.request("GET", "/api/v1/users?limit=0").0, 400);
+    let (text, ok) = arus.command(&["users"]);
+    assert!(ok && text.contains("of 300 KiB per month") && text.contains("2.0 MiB/s"), "{text}");
+    drop(_bob);
     arus.signal(nix::sys::signal::Signal::SIGTERM);
     let arus = arus.again();
     assert_eq!(connect(&arus, "alice", to).0, 2, "what was used is known after a restart");

@@ -15,19 +15,19 @@ use crate::harness::{Address, Backend, Setup, Stream, eventually};
 use crate::ops::{ask, check_echo, has, is_root, listener, read_tag, tag_and_echo, tagged};
 
 /// A name server that knows A records, and nothing else.
-struct Dns {
-    address: Ipv4Addr,
+pub(crate) struct Dns {
+    pub(crate) address: Ipv4Addr,
     names: Arc<Mutex<HashMap<String, Vec<Ipv4Addr>>>>,
-    asked: Arc<AtomicU64>,
+    pub(crate) asked: Arc<AtomicU64>,
     /// It hears, and says nothing.
-    mute: Arc<AtomicBool>,
+    pub(crate) mute: Arc<AtomicBool>,
 }
 
 const TTL_SECONDS: u8 = 1;
 
 impl Dns {
     /// On port 53, the only one that resolv.conf knows, of an address that nobody else uses.
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let (address, socket) = (1..250)
             .map(|last| Ipv4Addr::new(127, 53, (std::process::id() % 250) as u8, last))
             .find_map(|address| Some((address, UdpSocket::bind((address, 53)).ok()?)))
@@ -86,6 +86,11 @@ fn by_name(host: &str, port: u16, keys: &str) -> Setup {
 
 /// Gives arus files of its own for /etc/hosts and /etc/resolv.conf; `None` (said) where that cannot be.
 fn with_files(setup: Setup, hosts: &str, name_server: Ipv4Addr) -> Option<Setup> {
+    with_patience(setup, hosts, name_server, 1)
+}
+
+/// As [`with_files`], with so many seconds for an answer of the name server.
+pub(crate) fn with_patience(setup: Setup, hosts: &str, name_server: Ipv4Addr, seconds: u32) -> Option<Setup> {
     if !is_root() || !has("unshare") {
         return None;
     }
@@ -95,7 +100,7 @@ fn with_files(setup: Setup, hosts: &str, name_server: Ipv4Addr) -> Option<Setup>
         path.to_str().unwrap().to_owned()
     };
     let hosts = place("hosts", hosts);
-    let resolv = place("resolv.conf", &format!("nameserver {name_server}\noptions timeout:1 attempts:1\n"));
+    let resolv = place("resolv.conf", &format!("nameserver {name_server}\noptions timeout:{seconds} attempts:1\n"));
     const MOUNT: &str =
         "mount --bind \"$1\" /etc/hosts && mount --bind \"$2\" /etc/resolv.conf && shift 2 && exec \"$@\"";
     Some(setup.wrap(&["unshare", "--mount", "sh", "-c", MOUNT, "sh", &hosts, &resolv]))

@@ -41,6 +41,11 @@ pub(crate) fn hostile() -> PathBuf {
     library(&root().join("tests/plugins/hostile.c"), &[])
 }
 
+/// The plugin that logs what it is told of connections.
+pub(crate) fn facts() -> PathBuf {
+    library(&root().join("tests/plugins/facts.c"), &[])
+}
+
 /// A plugin whose table is wrong in this way.
 pub(crate) fn table(fault: &str) -> PathBuf {
     library(&root().join("tests/plugins/table.c"), &[&format!("-D{fault}")])

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cli::table::Table;
 use crate::cli::units;
 use crate::control::admin::sessions::Session;
-use crate::control::admin::verdict::Side;
+use crate::control::admin::verdict::{Association, Side};
 
 pub(super) struct Details<'a>(pub(super) &'a Session);
 
@@ -72,6 +72,17 @@ impl fmt::Display for Details<'_> {
                 let value: String = value.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
                 writeln!(f, "{name:<12} {value}")?;
             }
+        }
+        if let Some(association) = &session.association {
+            let ago = |ms: Option<u64>| {
+                ms.map_or("never".into(), |ms| format!("{} ago", units::micros(ms.saturating_mul(1000))))
+            };
+            let Association { targets, datagrams_up, datagrams_down, dropped, last_up_ms, last_down_ms } = association;
+            writeln!(f, "{:<12} {targets}", "targets")?;
+            writeln!(f, "{:<12} {datagrams_up} up, {datagrams_down} down", "datagrams")?;
+            writeln!(f, "{:<12} {} up, {} down", "last", ago(*last_up_ms), ago(*last_down_ms))?;
+            let dropped: Vec<String> = dropped.iter().map(|(why, count)| format!("{count} {why}")).collect();
+            writeln!(f, "{:<12} {}", "dropped", if dropped.is_empty() { "none".into() } else { dropped.join(", ") })?;
         }
         let Some(tcp) = &session.tcp else { return Ok(()) };
         let mut table =

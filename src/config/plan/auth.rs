@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{PasswordHash, Place};
+use crate::policy::identity::Attempt;
 use crate::types::Name;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,5 +112,12 @@ impl Auth {
     #[must_use]
     pub fn takes_passwords(&self) -> bool {
         self.methods.iter().any(|method| *method != Method::None)
+    }
+
+    /// What a login counts as where no method of its own has decided it.
+    #[must_use]
+    pub fn first_attempt(&self) -> Attempt {
+        let first = self.methods.iter().find(|method| **method != Method::None);
+        if first == Some(&Method::Pam) { Attempt::Pam } else { Attempt::Password }
     }
 }

@@ -17,6 +17,7 @@ use crate::config::plan::{
     KeyPair, Level, Listener, Log, LogFormat, OnDown, Outlier, Plan, Plugin, Queue, Resolve, Route, SendProxy,
     Sessions, Socks, Telemetry, Timeouts, TlsIn, TlsOut, UnknownSni, Upstream, UpstreamProxy, Warm,
 };
+use crate::config::show_duration;
 use crate::control::handle::Control;
 use crate::types::UpstreamIndex;
 
@@ -358,7 +359,7 @@ fn health(health: &Health) -> Value {
 }
 
 fn duration(duration: Duration) -> String {
-    humantime::format_duration(duration).to_string()
+    show_duration(duration)
 }
 
 fn size(bytes: u32) -> String {

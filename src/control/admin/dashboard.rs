@@ -58,6 +58,7 @@ const ASSETS: &[Asset] = assets![
     "pages/sessions.js" as JS,
     "pages/shards.js" as JS,
     "pages/upstreams.js" as JS,
+    "pages/users.js" as JS,
 ];
 
 /// A browser keeps the files, and asks each time whether they are still right: after an update of arus they must fit it.

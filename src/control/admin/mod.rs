@@ -30,6 +30,7 @@ pub mod sessions;
 mod shards;
 pub mod status;
 pub(super) mod token;
+pub mod users;
 pub mod verdict;
 mod wanted;
 
@@ -93,6 +94,7 @@ fn endpoints() -> OpenApiRouter<Api> {
         .routes(routes!(events::list))
         .routes(routes!(history::show))
         .routes(routes!(verdict::list))
+        .routes(routes!(users::list))
         .routes(routes!(sessions::show, sessions::kill))
         .routes(routes!(reload))
         .routes(routes!(drain))

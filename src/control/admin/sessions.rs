@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::ask::{Answers, ask_all};
 use super::refusal::{Problem, Refusal};
-use super::verdict::{Found as Seen, Held, Tcp, Verdict, examine};
+use super::verdict::{Association, Found as Seen, Held, Tcp, Verdict, examine};
 use super::wanted::{Question, Wanted};
 use crate::control::events::{Category, Severity};
 use crate::control::handle::Control;
@@ -63,6 +63,9 @@ pub struct Session {
     pub tcp: Option<Tcp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<Held>,
+    /// Of a live UDP association, instead of the two before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub association: Option<Association>,
 }
 
 /// A page of sessions.
@@ -131,8 +134,9 @@ pub(super) async fn show(State(control): State<Control>, Path(id): Path<String>)
     let Answers { given, missing } = live(&control).await;
     if let Some(summary) = given.into_iter().find(|summary| summary.id == id) {
         let mut session = describe(&summary);
-        if let Some(Seen { tcp, held, verdict }) = examine(&control, &summary).await {
-            (session.tcp, session.held, session.verdict) = (Some(tcp), Some(held), Some(verdict));
+        if let Some(Seen { stream, association, verdict }) = examine(&control, &summary).await {
+            (session.tcp, session.held) = stream.unzip();
+            (session.association, session.verdict) = (association, Some(verdict));
         }
         return Ok(Json(session));
     }
@@ -194,7 +198,7 @@ pub(in crate::control) fn describe(summary: &Summary) -> Session {
         source: summary.source.to_string(),
         peer: (summary.source != summary.client).then(|| summary.client.to_string()),
         target: summary.target.as_deref().map(Into::into),
-        backend: summary.address(),
+        backend: summary.address().map(ToString::to_string),
         upstream: summary.backend.as_ref().map(|backend| backend.upstream.to_string()),
         protocol: summary.protocol.label().into(),
         start: rfc3339(summary.start),
@@ -218,6 +222,7 @@ pub(in crate::control) fn describe(summary: &Summary) -> Session {
         verdict: None,
         tcp: None,
         held: None,
+        association: None,
     }
 }
 

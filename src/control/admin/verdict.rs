@@ -1,7 +1,7 @@
 //! Who keeps a session waiting: two looks at it, asked from its shard, and what they mean. For one session with all that
 //! the kernel knows of its connections, for several in short.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,11 +18,11 @@ use super::refusal::{Problem, Refusal};
 use super::sessions::parse;
 use crate::control::handle::Control;
 use crate::net::TcpInfo;
-use crate::relay::sight::Sight;
+use crate::relay::sight::{self, Sight};
 use crate::relay::verdict::{Known, judge};
 use crate::shard::command::Command;
 use crate::stats::summary::Summary;
-use crate::types::{Protocol, SessionId};
+use crate::types::{Dropped, SessionId};
 
 /// Between the two looks: long enough for the kernel's clock to move some ticks.
 const GAP: Duration = Duration::from_millis(120);
@@ -77,10 +77,26 @@ pub struct Held {
     pub down_bytes: u64,
 }
 
+/// What a UDP association has done so far.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Association {
+    /// That the client has sent to; one that it has not sent to for long may count again.
+    pub targets: u32,
+    /// Passed on.
+    pub datagrams_up: u64,
+    pub datagrams_down: u64,
+    /// Not passed on, by reason; those that never happened are left out.
+    pub dropped: BTreeMap<String, u64>,
+    /// Since the last datagram went that way.
+    pub last_up_ms: Option<u64>,
+    pub last_down_ms: Option<u64>,
+}
+
 /// What the looks have shown of one session.
 pub(super) struct Found {
-    pub(super) tcp: Tcp,
-    pub(super) held: Held,
+    /// `None` of an association.
+    pub(super) stream: Option<(Tcp, Held)>,
+    pub(super) association: Option<Association>,
     pub(super) verdict: Verdict,
 }
 
@@ -93,7 +109,17 @@ pub(super) async fn examine(control: &Control, summary: &Summary) -> Option<Foun
     let side = |was: Option<TcpInfo>, is: Option<TcpInfo>| is.map(|is| side(&was.unwrap_or(is), &is, gap));
     let tcp = Tcp { client: side(before.client, now.client), upstream: side(before.upstream, now.upstream) };
     let held = Held { up_bytes: now.up.held + now.up.sending, down_bytes: now.down.held + now.down.sending };
-    Some(Found { tcp, held, verdict: verdict(control, summary, &before, &now) })
+    let association = now.association.as_ref().map(|association| describe(association, now.at));
+    let stream = association.is_none().then_some((tcp, held));
+    Some(Found { stream, association, verdict: verdict(control, summary, &before, &now) })
+}
+
+fn describe(association: &sight::Association, at: Duration) -> Association {
+    let sight::Association { targets, datagrams: [datagrams_up, datagrams_down], dropped, passed_on } = *association;
+    let [last_up_ms, last_down_ms] = passed_on.map(|last| last.map(|last| at.saturating_sub(last).as_millis() as u64));
+    let dropped = Dropped::ALL.iter().zip(dropped).filter(|(_, count)| *count > 0);
+    let dropped = dropped.map(|(why, count)| (why.label().to_owned(), count)).collect();
+    Association { targets, datagrams_up, datagrams_down, dropped, last_up_ms, last_down_ms }
 }
 
 /// Verdicts on some sessions, and how many of each kind there are among them.
@@ -111,6 +137,7 @@ pub struct Verdicts {
 pub struct Judged {
     pub id: String,
     pub listener: String,
+    /// Or, where it has none, where it wants to go.
     pub backend: Option<String>,
     pub shard: u16,
     pub verdict: Verdict,
@@ -163,7 +190,7 @@ pub(super) async fn list(
         Some(Judged {
             id: summary.id.to_string(),
             listener: summary.listener.to_string(),
-            backend: summary.backend.as_ref().map(|backend| backend.address.to_string()),
+            backend: summary.address().map(ToString::to_string).or_else(|| summary.target.as_deref().map(Into::into)),
             shard: summary.shard.0,
             verdict,
         })
@@ -220,15 +247,13 @@ fn side(was: &TcpInfo, is: &TcpInfo, gap: Duration) -> Side {
 type Sights = HashMap<SessionId, Sight>;
 
 async fn look_twice(control: &Control, sessions: &[Summary]) -> [Sights; 2] {
-    // An association has no relay that could be looked at.
-    let sessions = || sessions.iter().filter(|summary| summary.protocol == Protocol::Tcp);
-    let mut ids: Vec<SessionId> = sessions().map(|summary| summary.id).collect();
+    let mut ids: Vec<SessionId> = sessions.iter().map(|summary| summary.id).collect();
     if ids.is_empty() {
         return Default::default();
     }
     ids.sort_unstable();
     let ids: Arc<[SessionId]> = ids.into();
-    let mut shards: Vec<_> = sessions().map(|summary| summary.shard).collect();
+    let mut shards: Vec<_> = sessions.iter().map(|summary| summary.shard).collect();
     shards.sort_unstable();
     shards.dedup();
     let ask = || {

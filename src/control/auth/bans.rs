@@ -1,29 +1,14 @@
 //! Sources that fail to log in too often: counted in a sliding window, banned for a while, in a bounded table.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::config::plan::Failures;
+use crate::policy::banned::Source;
 
 /// Sources that are remembered. When there are more, those that failed longest ago are forgotten first, and those that
 /// are banned last.
 const SOURCES: usize = 16 * 1024;
-/// Whoever has an IPv6 address has its whole /64.
-const IPV6_NETWORK: u128 = !(u64::MAX as u128);
-
-/// What counts as one source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Source(u128);
-
-impl Source {
-    pub(super) fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self(u128::from(address.to_ipv6_mapped())),
-            IpAddr::V6(address) => Self(u128::from(address) & IPV6_NETWORK),
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Record {
@@ -104,6 +89,10 @@ mod tests {
         Source::of(text.parse().unwrap())
     }
 
+    fn numbered(number: u32) -> Source {
+        Source::of(std::net::Ipv4Addr::from_bits(number).into())
+    }
+
     #[test]
     fn a_window_slides_and_a_ban_ends() {
         let (mut bans, begin) = (Bans::default(), Instant::now());
@@ -151,11 +140,11 @@ mod tests {
         let banned = source("192.0.2.1");
         assert!((0..3).any(|_| bans.fail(banned, FAILURES, begin)));
         for i in 0..100u32 {
-            bans.fail(Source(u128::from(i)), FAILURES, begin + Duration::from_millis(u64::from(i)));
+            bans.fail(numbered(i), FAILURES, begin + Duration::from_millis(u64::from(i)));
             assert!(bans.records.len() <= 10);
         }
         let now = begin + Duration::from_secs(1);
-        assert!(bans.is_banned(banned, now) && bans.records.contains_key(&Source(99)));
-        assert!(!bans.records.contains_key(&Source(0)));
+        assert!(bans.is_banned(banned, now) && bans.records.contains_key(&numbered(99)));
+        assert!(!bans.records.contains_key(&numbered(0)));
     }
 }

@@ -2,16 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use crate::policy::identity::Attempt;
 use crate::policy::identity::Verdict;
-
-/// What was attempted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attempt {
-    Password,
-    Pam,
-    /// The client's address, before its dialogue.
-    Address,
-}
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,19 +12,6 @@ pub enum Outcome {
     Refused,
     Banned,
     Unavailable,
-}
-
-impl Attempt {
-    pub const ALL: [Self; 3] = [Self::Password, Self::Pam, Self::Address];
-
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Password => "password",
-            Self::Pam => "pam",
-            Self::Address => "address",
-        }
-    }
 }
 
 impl Outcome {
@@ -73,10 +52,13 @@ impl Counters {
         self.0[attempt as usize][outcome as usize].load(Ordering::Relaxed)
     }
 
-    /// Every pair with its labels, for the exposition.
-    pub fn all(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
+    /// Every pair with its labels, for the exposition. `recalled`: those that shards let in without asking.
+    pub fn all(&self, recalled: [u64; Attempt::ALL.len()]) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
         Attempt::ALL.into_iter().flat_map(move |attempt| {
-            let row = move |outcome: Outcome| (attempt.label(), outcome.label(), self.get(attempt, outcome));
+            let row = move |outcome: Outcome| {
+                let more = if outcome == Outcome::Ok { recalled[attempt as usize] } else { 0 };
+                (attempt.label(), outcome.label(), self.get(attempt, outcome) + more)
+            };
             Outcome::ALL.into_iter().map(row)
         })
     }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
-use super::cache::{Key, Sealer};
 use super::pam::{Answer, Question};
 use super::state::{State, nobody};
 use super::{Inner, groups, secret};
 use crate::config::plan::{Method, PamService};
 use crate::policy::identity::{Identity, Verdict};
+use crate::policy::logins::{Key, Sealer};
 use crate::types::Name;
 
 /// PAM's "no" comes no earlier than this after the question, so that its time tells nothing of the user.

@@ -2,12 +2,11 @@
 //! thread, and nothing here is done on a shard.
 //!
 //! - [`Auth`] decides; `state` is what the configuration in force says, `login` how one attempt goes.
-//! - `secret` compares on the threads of a `pool`; `cache` remembers what was right, `bans` who was wrong too often.
+//! - `secret` compares on the threads of a `pool`; `policy::logins` remembers what was right, `bans` who was wrong too often.
 //! - `pam` asks processes of its own; `groups` asks the system; `counters` and `voice` tell of it.
 //! - `ground` says what a configuration lacks on this machine.
 
 mod bans;
-mod cache;
 pub mod counters;
 mod ground;
 mod groups;
@@ -29,8 +28,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
-use bans::{Bans, Source};
-use cache::{Cache, Key, Sealer};
+use bans::Bans;
 use counters::{Attempt, Counters, Outcome};
 pub use ground::check;
 pub(super) use ground::{problems, warnings};
@@ -42,7 +40,10 @@ use voice::Voice;
 
 use super::events::{Category, Events, Severity};
 use crate::config::plan;
+use crate::policy::banned::{self, Source};
 use crate::policy::identity::Verdict;
+use crate::policy::logins::{self, Cache, Key, Sealer};
+use crate::stats::clock_ms;
 
 /// Checks that may wait for a thread: with one thread and an argon2id hash of the usual cost, some ten seconds' worth.
 const HASHES_WAITING: usize = 512;
@@ -96,7 +97,7 @@ impl Auth {
         Ok(Self(Arc::new(Inner {
             state: ArcSwap::from_pointee(State::of(plan)),
             sealer: Sealer::new()?,
-            cache: Mutex::default(),
+            cache: Mutex::new(Cache::new(logins::CONTROL)),
             bans: Mutex::default(),
             flights: Mutex::default(),
             hashes: Pool::new("passwords", pool::hash_threads(), HASHES_WAITING).map_err(said)?,
@@ -148,7 +149,7 @@ impl Auth {
     /// Judges a user and a password. `source`: `None` where the client has no address (unix sockets).
     pub async fn authenticate(&self, source: Option<IpAddr>, user: &[u8], password: &[u8]) -> Verdict {
         let state = self.0.state.load_full();
-        let attempt = state.first_attempt();
+        let attempt = state.plan.first_attempt();
         let login = Login { state, source, user: user.to_vec(), password: Zeroizing::new(password.to_vec()) };
         let now = Instant::now();
         if self.0.is_banned(source, now) {
@@ -235,6 +236,8 @@ impl Inner {
         let failures = state.plan.failures;
         if locked(&self.bans).fail(Source::of(source), failures, Instant::now()) {
             let seconds = failures.ban.as_secs();
+            // For shards, which remember logins of theirs.
+            banned::note(Source::of(source), clock_ms().saturating_add(seconds.saturating_add(1) * 1000));
             tracing::warn!(%source, seconds, "source banned after failed logins");
             if let Some(events) = self.events.get() {
                 let details = serde_json::json!({ "source": source.to_string(), "seconds": seconds });

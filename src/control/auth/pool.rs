@@ -6,8 +6,7 @@ use std::io;
 use crossbeam::channel::{Sender, bounded};
 use tokio::sync::oneshot;
 
-/// A nice value of 10 has a tenth of the weight of a shard's thread, where they share a core.
-const NICE: i32 = 10;
+use crate::control::background;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -24,8 +23,7 @@ impl Pool {
         for _ in 0..threads {
             let jobs = jobs.clone();
             std::thread::Builder::new().name(name.into()).spawn(move || {
-                // Of this thread alone: Linux takes 0 for whoever calls. Where it is not allowed, it works as well.
-                let _ = rustix::process::setpriority_process(None, NICE);
+                background::give_way(background::PASSWORDS);
                 for job in jobs {
                     // A panic costs one answer: whoever waits for it sees its channel closed.
                     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
@@ -113,7 +111,7 @@ mod tests {
     async fn its_threads_are_nice() {
         let pool = Pool::new("t", 1, 1).unwrap();
         let nice = pool.run(|| rustix::process::getpriority_process(None).unwrap()).await;
-        assert!(nice >= Some(NICE), "{nice:?}");
-        assert!(rustix::process::getpriority_process(None).unwrap() < NICE, "and no other");
+        assert!(nice >= Some(background::PASSWORDS), "{nice:?}");
+        assert!(rustix::process::getpriority_process(None).unwrap() < background::PASSWORDS, "and no other");
     }
 }

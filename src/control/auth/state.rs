@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::counters::Attempt;
-use crate::config::plan::{Auth, Method, Secret, User};
+use crate::config::plan::{Auth, Secret, User};
 use crate::policy::identity::Identity;
 use crate::types::Name;
 
@@ -36,12 +35,6 @@ impl State {
     pub(super) fn secret(&self, name: &[u8]) -> Option<&Arc<Secret>> {
         let index = self.users.get(std::str::from_utf8(name).ok()?)?;
         self.by_user.get(*index)?.as_ref()
-    }
-
-    /// What a login counts as where no method of its own has decided it.
-    pub(super) fn first_attempt(&self) -> Attempt {
-        let first = self.plan.methods.iter().find(|method| **method != Method::None);
-        if first == Some(&Method::Pam) { Attempt::Pam } else { Attempt::Password }
     }
 }
 

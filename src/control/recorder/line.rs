@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::ser::Serializer;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
+use smallvec::SmallVec;
 
 use crate::config::plan::LogFormat;
 use crate::stats::summary::Summary;
@@ -40,19 +41,33 @@ struct Line<'s> {
     tls_cipher: Option<&'static str>,
 }
 
-/// A value that is written by its `Display`.
+/// A value that is written by its `Display`; a short one takes no memory of its own.
 #[derive(Debug)]
-struct Text(String);
+struct Text(SmallVec<[u8; 48]>);
 
 impl Text {
     fn of(value: impl fmt::Display) -> Self {
-        Self(value.to_string())
+        let mut text = Self(SmallVec::new());
+        // Writing to memory cannot fail.
+        let _ = write!(text, "{value}");
+        text
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Write for Text {
+    fn write_str(&mut self, piece: &str) -> fmt::Result {
+        self.0.extend_from_slice(piece.as_bytes());
+        Ok(())
     }
 }
 
 impl Serialize for Text {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -83,7 +98,7 @@ impl<'s> Line<'s> {
             sni: tls.and_then(|tls| tls.sni.as_deref()),
             user: summary.user.as_deref(),
             target: summary.target.as_deref(),
-            backend: summary.address().map(Text),
+            backend: summary.address().map(Text::of),
             bytes_up: summary.bytes_up,
             bytes_down: summary.bytes_down,
             duration_ms: Millis(summary.duration),
@@ -129,14 +144,14 @@ fn append_text(out: &mut Vec<u8>, line: &Line<'_>) {
         }
     };
     let millis = |millis: Millis| format!("{:.3}", millis.value());
-    field("time", Some(&line.time.0));
-    field("id", Some(&line.id.0));
+    field("time", Some(&line.time.as_str()));
+    field("id", Some(&line.id.as_str()));
     field("listener", Some(&line.listener));
-    field("source", Some(&line.source.0));
+    field("source", Some(&line.source.as_str()));
     field("sni", line.sni.as_ref().map(|sni| sni as _));
     field("user", line.user.as_ref().map(|user| user as _));
     field("target", line.target.as_ref().map(|target| target as _));
-    field("backend", line.backend.as_ref().map(|backend| &backend.0 as _));
+    field("backend", line.backend.as_ref().map(Text::as_str).as_ref().map(|backend| backend as _));
     field("bytes_up", Some(&line.bytes_up));
     field("bytes_down", Some(&line.bytes_down));
     field("duration_ms", Some(&millis(line.duration_ms)));
@@ -189,6 +204,10 @@ struct NoControls(CompactFormatter);
 impl Formatter for NoControls {
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         let mut rest = fragment;
+        // Nearly everything: looked through without decoding it.
+        if rest.bytes().all(|byte| (b' '..0x7f).contains(&byte)) {
+            return writer.write_all(rest.as_bytes());
+        }
         while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_unprintable(*c)) {
             writer.write_all(&rest.as_bytes()[..at])?;
             write!(writer, "\\u{:04x}", u32::from(c))?;

@@ -1,9 +1,11 @@
-//! The recorder thread: takes the summaries of finished sessions and writes the access log.
+//! The recorder thread: takes the summaries of finished sessions, puts them on the store's shelf, and makes the lines of
+//! the access log, which a thread of its own writes (`pen`): a log that blocks holds up nothing else.
 //!
 //! Shards hand summaries over through a bounded channel and never wait for it. What the log cannot take (a full disk,
 //! a pipe that nobody reads) is counted, and said once a minute.
 
 mod line;
+mod pen;
 mod sink;
 
 use std::io;
@@ -14,12 +16,15 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, after, bounded, never, select, unbounded};
 
+use super::background;
 use super::store::Store;
 use super::users;
 use crate::config::plan::{Log, LogFormat};
 use crate::stats::counters::ShardStats;
 use crate::stats::summary::Summary;
+use pen::{Pen, Telling};
 pub(super) use sink::Sink;
+use sink::Unwritten;
 
 /// Summaries that may wait for the recorder: some 100 ms of a busy machine.
 pub(super) const CAPACITY: usize = 16 * 1024;
@@ -27,6 +32,8 @@ pub(super) const CAPACITY: usize = 16 * 1024;
 const PAUSE: Duration = Duration::from_millis(20);
 /// Bytes of a batch: one write.
 const BATCH_BYTES: usize = 256 * 1024;
+/// Failures of writes that may wait to be heard of; the thread that has more waits itself.
+const UNHEARD: usize = 64;
 /// Records that are put on the shelf at once.
 const BATCH_RECORDS: usize = 1024;
 /// How often losses are said.
@@ -68,11 +75,14 @@ impl Recorder {
         store: Option<Store>,
     ) -> io::Result<Self> {
         let (orders, receiver) = unbounded();
-        let (done, finished) = bounded::<()>(1);
-        let mut journal = Journal { sink, format, shards, store, lost: Losses::new() };
+        let (ended, finished) = bounded::<()>(1);
+        let (unwritten, unheard) = bounded(UNHEARD);
+        let telling = Telling { unwritten, ended };
+        let pen = Pen::take_up(sink, telling.clone())?;
+        let journal = Journal { pen, format, shards, store, lost: Losses::new(), telling, unheard };
         let thread = std::thread::Builder::new().name("recorder".into()).spawn(move || {
+            background::give_way(background::RECORDS);
             journal.run(&summaries, &receiver);
-            drop(done);
         })?;
         Ok(Self { orders, finished, _thread: thread })
     }
@@ -120,46 +130,57 @@ impl Settler {
 
 /// What the thread owns.
 struct Journal {
-    sink: Sink,
+    pen: Pen,
     format: LogFormat,
     shards: Vec<Arc<ShardStats>>,
     store: Option<Store>,
     lost: Losses,
+    /// For pens to come.
+    telling: Telling,
+    unheard: Receiver<Unwritten>,
 }
 
 impl Journal {
-    fn run(&mut self, summaries: &Receiver<Summary>, orders: &Receiver<Order>) {
-        let mut batch = Vec::with_capacity(BATCH_BYTES);
+    fn run(mut self, summaries: &Receiver<Summary>, orders: &Receiver<Order>) {
         loop {
             let complaint = self.lost.due_in().map_or_else(never, after);
             select! {
                 recv(summaries) -> summary => match summary {
                     Ok(summary) => {
-                        self.write_batch(summary, summaries, &mut batch);
+                        self.write_batch(summary, summaries);
                         // While more wait, go on at once.
                         if summaries.is_empty() {
                             std::thread::sleep(PAUSE);
                         }
                     }
-                    Err(_) => return,
+                    Err(_) => return self.end(),
                 },
+                recv(self.unheard) -> unwritten => {
+                    if let Ok(unwritten) = unwritten {
+                        self.lost.unwritten(&unwritten);
+                    }
+                }
                 recv(orders) -> order => match order {
                     Ok(Order::Use(sink, format, reply)) => {
                         // What ended before the change belongs to the log before it.
-                        self.write_waiting(summaries, &mut batch);
-                        (self.sink, self.format) = (sink, format);
+                        self.write_waiting(summaries);
+                        match Pen::take_up(sink, self.telling.clone()) {
+                            Ok(pen) => (self.pen, self.format) = (pen, format),
+                            Err(error) => {
+                                tracing::warn!(%error, "no thread for the access log; it goes on where it was");
+                            }
+                        }
                         let _ = reply.try_send(());
                     }
                     Ok(Order::Settle(reply)) => {
-                        self.write_waiting(summaries, &mut batch);
+                        self.write_waiting(summaries);
                         let _ = reply.try_send(());
                     }
                     Ok(Order::Finish) | Err(_) => {
                         while let Ok(summary) = summaries.try_recv() {
-                            self.write_batch(summary, summaries, &mut batch);
+                            self.write_batch(summary, summaries);
                         }
-                        self.lost.complain();
-                        return;
+                        return self.end();
                     }
                 },
                 recv(complaint) -> _ => self.lost.complain(),
@@ -167,24 +188,36 @@ impl Journal {
         }
     }
 
+    /// Hears from the pens to their ends.
+    fn end(self) {
+        let Self { pen, telling, unheard, mut lost, .. } = self;
+        let Telling { unwritten, ended } = telling;
+        drop((pen, unwritten));
+        for unwritten in unheard {
+            lost.unwritten(&unwritten);
+        }
+        lost.complain();
+        drop(ended);
+    }
+
     /// Writes what waits now, and not what comes meanwhile: that has no end.
-    fn write_waiting(&mut self, summaries: &Receiver<Summary>, batch: &mut Vec<u8>) {
+    fn write_waiting(&mut self, summaries: &Receiver<Summary>) {
         for _ in 0..summaries.len() {
             let Ok(summary) = summaries.try_recv() else { break };
-            self.write_batch(summary, summaries, batch);
+            self.write_batch(summary, summaries);
         }
     }
 
-    /// Writes `first` and what waits behind it with one write.
-    fn write_batch(&mut self, first: Summary, summaries: &Receiver<Summary>, batch: &mut Vec<u8>) {
-        batch.clear();
+    /// Hands on `first` and what waits behind it, to be written with one write.
+    fn write_batch(&mut self, first: Summary, summaries: &Receiver<Summary>) {
+        let mut batch = self.pen.paper(BATCH_BYTES + BATCH_BYTES / 16);
         let mut lines = 0;
         let mut next = Some(first);
         let mut finished = Vec::new();
         while let Some(summary) = next {
             users::note(&summary);
-            if !self.sink.is_off() {
-                line::append(batch, &summary, self.format);
+            if !self.pen.is_off() {
+                line::append(&mut batch, &summary, self.format);
                 lines += 1;
             }
             if self.store.is_some() {
@@ -199,8 +232,8 @@ impl Journal {
         if let Some(store) = &self.store {
             store.put(finished);
         }
-        if let Err(unwritten) = self.sink.write(batch, lines) {
-            self.lost.unwritten(unwritten.lines, &unwritten.error);
+        if let Err(unwritten) = self.pen.write(batch, lines) {
+            self.lost.unwritten(&unwritten);
         }
         let dropped = self.shards.iter().map(|shard| shard.summaries_dropped.load(Ordering::Relaxed));
         self.lost.dropped(dropped.sum());
@@ -224,10 +257,10 @@ impl Losses {
         Self { unwritten: 0, error: String::new(), dropped: 0, dropped_said: 0, next: Instant::now() }
     }
 
-    fn unwritten(&mut self, lines: u64, error: &io::Error) {
-        self.unwritten += lines;
-        UNWRITTEN.fetch_add(lines, Ordering::Relaxed);
-        self.error = error.to_string();
+    fn unwritten(&mut self, unwritten: &Unwritten) {
+        self.unwritten += unwritten.lines;
+        UNWRITTEN.fetch_add(unwritten.lines, Ordering::Relaxed);
+        self.error = unwritten.error.to_string();
     }
 
     fn dropped(&mut self, since_start: u64) {
@@ -348,12 +381,12 @@ pub(super) mod tests {
 
     #[test]
     fn a_full_disk_is_counted_and_blocks_nobody() {
-        let sink = Sink::open(&AccessLog::File("/dev/full".into())).unwrap();
-        let mut journal =
-            Journal { sink, format: LogFormat::Text, shards: Vec::new(), store: None, lost: Losses::new() };
+        let mut journal = journal(&AccessLog::File("/dev/full".into()));
         let (sender, summaries) = bounded(CAPACITY);
         (0..9).for_each(|_| sender.send(summary("web")).unwrap());
-        journal.write_batch(summary("web"), &summaries, &mut Vec::new());
+        journal.write_batch(summary("web"), &summaries);
+        let unwritten = journal.unheard.recv_timeout(Duration::from_secs(10)).unwrap();
+        journal.lost.unwritten(&unwritten);
         assert_eq!(journal.lost.unwritten, 10);
         assert!(journal.lost.error.contains("No space left"), "{:?}", journal.lost);
         assert_eq!(journal.lost.due_in(), Some(Duration::ZERO));
@@ -365,13 +398,38 @@ pub(super) mod tests {
 
     #[test]
     fn switched_off_it_only_takes() {
-        let sink = Sink::open(&AccessLog::Off).unwrap();
-        let mut journal =
-            Journal { sink, format: LogFormat::Json, shards: Vec::new(), store: None, lost: Losses::new() };
+        let mut journal = journal(&AccessLog::Off);
         let (sender, summaries) = bounded(CAPACITY);
         sender.send(summary("web")).unwrap();
-        let mut batch = Vec::new();
-        journal.write_batch(summary("web"), &summaries, &mut batch);
-        assert!(summaries.is_empty() && batch.is_empty() && journal.lost.is_none());
+        journal.write_batch(summary("web"), &summaries);
+        assert!(summaries.is_empty() && journal.pen.is_off() && journal.lost.is_none());
+    }
+
+    fn journal(log: &AccessLog) -> Journal {
+        let ((unwritten, unheard), (ended, _)) = (bounded(UNHEARD), bounded(1));
+        let telling = Telling { unwritten, ended };
+        let pen = Pen::take_up(Sink::open(log).unwrap(), telling.clone()).unwrap();
+        let (shards, store, lost) = (Vec::new(), None, Losses::new());
+        Journal { pen, format: LogFormat::Json, shards, store, lost, telling, unheard }
+    }
+
+    /// A pipe that is full and is not read.
+    #[test]
+    fn a_log_that_blocks_loses_lines_and_holds_up_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let _reader = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let mut journal = journal(&AccessLog::File(path));
+        let (sender, summaries) = bounded(CAPACITY);
+        let mut sent = 0;
+        while journal.lost.unwritten == 0 {
+            assert!(sent < 100_000, "the pipe takes no end of lines");
+            (0..999).for_each(|_| sender.send(summary("web")).unwrap());
+            journal.write_batch(summary("web"), &summaries);
+            journal.write_waiting(&summaries);
+            sent += 1000;
+        }
+        assert!(journal.lost.error.contains("too many lines wait"), "{:?}", journal.lost);
     }
 }

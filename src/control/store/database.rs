@@ -9,6 +9,7 @@ use super::file::{self, Fault, Identity};
 use super::record::{Destination, bounded, client_key, count, first_id, hour_of, id_bytes, ip_key, micros, span};
 use super::rollup::{Rollup, add_to_counts};
 use super::shelf::Finished;
+use super::writer::CENSUS_AGE;
 use crate::stats::summary::Summary;
 use crate::types::{Blame, State};
 
@@ -84,7 +85,7 @@ impl Database {
             ))?;
             for summary in live {
                 if !ended.exists([id_bytes(summary.id)])? {
-                    insert(&mut statement, summary)?;
+                    insert(&mut statement, summary, Destination::of(summary).as_ref())?;
                 }
             }
         }
@@ -137,25 +138,33 @@ fn write(connection: &mut Connection, rollup: &mut Rollup, batch: &[Finished], l
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     {
         let done: i64 = transaction.prepare_cached("SELECT number FROM progress")?.query_row([], |row| row.get(0))?;
-        let batch: Vec<&Summary> =
-            batch.iter().filter(|finished| count(finished.number) > done).map(|finished| &*finished.summary).collect();
+        let new = batch.iter().filter(|finished| count(finished.number) > done);
+        let mut batch: Vec<(&Summary, Option<Destination<'_>>)> =
+            new.map(|finished| (&*finished.summary, Destination::of(&finished.summary))).collect();
+        // The table's order: what is next to each other there is written one after the other.
+        batch.sort_unstable_by_key(|(summary, _)| summary.id);
         let mut sessions =
             transaction.prepare_cached(&format!("INSERT OR IGNORE INTO sessions ({COLUMNS}) VALUES ({VALUES})"))?;
         let mut active = transaction.prepare_cached("DELETE FROM active WHERE id = ?1")?;
-        for summary in &batch {
-            insert(&mut sessions, summary)?;
-            active.execute([id_bytes(summary.id)])?;
+        for (summary, destination) in &batch {
+            insert(&mut sessions, summary, destination.as_ref())?;
+            // A census sees none that is younger.
+            if summary.duration >= CENSUS_AGE {
+                active.execute([id_bytes(summary.id)])?;
+            }
         }
-        rollup.add(&transaction, batch.iter().copied())?;
+        rollup.add(&transaction, &batch)?;
         transaction.prepare_cached("UPDATE progress SET number = ?1")?.execute([count(last)])?;
     }
     transaction.commit()
 }
 
-fn insert(statement: &mut Statement<'_>, summary: &Summary) -> rusqlite::Result<()> {
+fn insert(
+    statement: &mut Statement<'_>,
+    summary: &Summary,
+    destination: Option<&Destination<'_>>,
+) -> rusqlite::Result<()> {
     let (tls, backend) = (summary.tls.as_deref(), summary.backend.as_deref());
-    let destination = Destination::of(summary);
-    let destination = destination.as_ref();
     statement.execute(params![
         id_bytes(summary.id),
         bounded(&summary.listener),

@@ -33,6 +33,7 @@ pub use ask::{Found, Named, Overview, Unanswered};
 pub(super) use file::all as files;
 pub use filter::{Filter, Order, Place, Sort, Source};
 
+use super::background;
 use super::events::Events;
 use super::recorder::Settler;
 use crate::config::plan::{Sessions, Store as Kind};
@@ -116,6 +117,7 @@ impl Store {
             dropped: 0,
         };
         std::thread::Builder::new().name("session-store".into()).spawn(move || {
+            background::give_way(background::RECORDS);
             writer.run();
             drop(done);
         })?;

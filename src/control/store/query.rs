@@ -148,5 +148,6 @@ fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
         verdict: None,
         tcp: None,
         held: None,
+        association: None,
     })
 }

@@ -71,24 +71,24 @@ pub(super) struct Rollup {
 #[derive(Debug, Default)]
 struct Added {
     hours: HashMap<i64, Sums>,
-    names: HashMap<(i64, Kind, String), Sums>,
+    names: HashMap<(i64, Kind), HashMap<String, Sums>>,
 }
 
 impl Rollup {
     /// Adds a batch within its transaction. When that fails, what is known must be forgotten: [`Rollup::forget`].
-    pub(super) fn add<'s>(
+    pub(super) fn add(
         &mut self,
         transaction: &Transaction<'_>,
-        batch: impl Iterator<Item = &'s Summary>,
+        batch: &[(&Summary, Option<Destination<'_>>)],
     ) -> rusqlite::Result<()> {
         let mut added = Added::default();
-        for summary in batch {
+        for (summary, destination) in batch {
             let hour = hour(summary);
             added.hours.entry(hour).or_default().add(summary);
             if let Some(user) = summary.user.as_deref() {
                 self.name(transaction, &mut added, (hour, Kind::User), bounded(user), summary)?;
             }
-            if let Some(destination) = Destination::of(summary) {
+            if let Some(destination) = destination {
                 let host = bounded(&destination.host);
                 self.name(transaction, &mut added, (hour, Kind::Destination), host, summary)?;
             }
@@ -104,13 +104,15 @@ impl Rollup {
             hours.execute(params![hour, sessions, closed, failed, rejected, bytes_up, bytes_down])?;
             all.merge(sums);
         }
-        for ((hour, kind, name), sums) in &added.names {
+        for ((hour, kind), names) in &added.names {
             let mut statement = transaction.prepare_cached(&format!(
                 "INSERT INTO {} VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (hour, name) DO UPDATE SET
                  sessions = sessions + ?3, bytes_up = bytes_up + ?4, bytes_down = bytes_down + ?5",
                 kind.table()
             ))?;
-            statement.execute(params![hour, name, sums.sessions, sums.bytes_up, sums.bytes_down])?;
+            for (name, sums) in names {
+                statement.execute(params![hour, name, sums.sessions, sums.bytes_up, sums.bytes_down])?;
+            }
         }
         for (state, sessions) in
             [(State::Closed, all.closed), (State::Failed, all.failed), (State::Rejected, all.rejected)]
@@ -149,7 +151,11 @@ impl Rollup {
             }
             false => "",
         };
-        added.names.entry((hour, kind, name.to_owned())).or_default().add(summary);
+        let names = added.names.entry((hour, kind)).or_default();
+        match names.get_mut(name) {
+            Some(sums) => sums.add(summary),
+            None => names.entry(name.to_owned()).or_default().add(summary),
+        }
         Ok(())
     }
 

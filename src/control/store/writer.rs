@@ -23,8 +23,10 @@ use crate::types::SessionId;
 const ROUND: Duration = Duration::from_secs(1);
 /// Between two attempts at a database that cannot be written.
 const RETRY: Duration = Duration::from_secs(1);
-/// Live sessions are asked for so often; those that are younger than this are not noted, so that a short one costs one row.
+/// Live sessions are asked for so often.
 const CENSUS: Duration = Duration::from_secs(5);
+/// Those that are younger are not noted, so that a short one costs one row.
+pub(super) const CENSUS_AGE: Duration = Duration::from_secs(5);
 /// Every so many censuses, those that were noted before are noted again, with their bytes.
 const REFRESH: i64 = 12;
 /// Sessions that a shard tells at once: some tens of microseconds of its time.
@@ -243,7 +245,7 @@ impl Writer {
             let mut from = 0;
             loop {
                 let (reply, answer) = Reply::channel();
-                let asked = shard.send(Command::SomeSessions { from, most: PORTION, age: CENSUS, reply });
+                let asked = shard.send(Command::SomeSessions { from, most: PORTION, age: CENSUS_AGE, reply });
                 let Some((live, next)) = asked.ok().and_then(|()| answer.recv_timeout(ANSWER).ok()) else {
                     self.census.is_whole = false;
                     break;

@@ -19,7 +19,7 @@ const BULK_PIECE: usize = 4;
 impl Half {
     pub(super) fn adapt(&mut self, received: usize) {
         let ask = usize::from(self.ask);
-        self.bulk = if received >= BULK_PIECE { self.bulk + received as u64 } else { 0 };
+        self.bulk = if received >= BULK_PIECE { self.bulk.saturating_add(received as u32) } else { 0 };
         if received * 2 >= ask && received > 1 {
             self.ask = (self.ask * 2).min(LARGEST_ASK);
         } else if received * 8 <= ask {

@@ -23,7 +23,7 @@ pub(super) enum Work {
     /// There is more to come of what it has, when some of the queue has gone.
     Full,
     /// Likewise, when there are private buffers again.
-    NoBuffer(Timer),
+    NoBuffer(Box<Timer>),
     /// Nothing more comes out of it.
     Done,
 }
@@ -60,7 +60,7 @@ impl Half {
             Turn::Wants => Work::Wants,
             Turn::Full => Work::Full,
             Turn::NoBuffer => {
-                let mut pause = ring.timer(NO_BUFFER_PAUSE);
+                let mut pause = Box::new(ring.timer(NO_BUFFER_PAUSE));
                 let _ = pause.poll(context);
                 Work::NoBuffer(pause)
             }

@@ -99,8 +99,7 @@ async fn serve(
     };
     let tally = run(
         &ring,
-        Box::new(Line { client, upstream, up, down, is_refused: false, pace: None }),
-        TERMS,
+        Box::new(Line { client, upstream, up, down, terms: TERMS, is_refused: false, pace: None }),
         &Cut::default(),
         count,
     )

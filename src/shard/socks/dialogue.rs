@@ -8,7 +8,8 @@ use crate::codec::socks5::{self, Command, Destination, Method};
 use crate::codec::{self, Progress, socks4};
 use crate::config::plan;
 use crate::policy::identity::{Identity, Verdict};
-use crate::shard::command::{Answer, Errand, Password};
+use crate::shard::command::Answer;
+use crate::shard::logins::Recalled;
 use crate::shard::session::{Outcome, Session};
 use crate::types::{Blame, Reason};
 
@@ -49,7 +50,7 @@ type Heard<T> = Result<Result<T, Refused>, Outcome>;
 /// Hears the client out. The inner error is a client that was told that it is not served; the outer one goes without a
 /// word.
 pub(super) async fn run(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
-    if let Err(refused) = admit_address(session).await {
+    if let Err(refused) = admit_address(session, talk).await? {
         return Ok(Err(refused));
     }
     let first = talk.hear(|bytes| bytes.first().map_or(Progress::NeedMore, |byte| Progress::Done(*byte, 0))).await?;
@@ -66,12 +67,14 @@ pub(super) async fn run(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
 }
 
 /// Where the system's PAM judges addresses, it does so before the first byte.
-async fn admit_address(session: &Session) -> Result<(), Refused> {
+async fn admit_address(session: &Session, talk: &mut Talk<'_>) -> Heard<()> {
     let auth = &session.generation().snapshot.plan.auth;
     if let (true, Some(source)) = (auth.client_pam_service.is_some(), session.source()) {
-        verdict(session, Errand::AdmitAddress(source)).await.map_err(|outcome| Refused::new(outcome, []))?;
+        let recalled = session.shard().logins.of_address(session, source);
+        let judged = verdict(session, talk, recalled).await?;
+        return Ok(judged.map(drop).map_err(|outcome| Refused::new(outcome, [])));
     }
-    Ok(())
+    Ok(Ok(()))
 }
 
 async fn version5(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
@@ -147,17 +150,13 @@ fn owned(destination: Destination<'_>) -> (Host, u16) {
 /// Username and password.
 /// Where the user may have no more sessions, the client hears so in the answer to its request: it is who it says it is.
 async fn password(session: &Session, talk: &mut Talk<'_>) -> Heard<(Arc<Identity>, Option<Reason>)> {
-    let source = session.source();
+    let logins = &session.shard().logins;
     let parse = |bytes: &[u8]| {
-        socks5::parse_credentials(bytes).map(|credentials| {
-            let (user, password) = (credentials.user.into(), Password(credentials.password.into()));
-            Errand::Authenticate { source, user, password }
-        })
+        socks5::parse_credentials(bytes).map(|login| logins.of_user(session, login.user, login.password))
     };
-    let Ok(errand) = talk.hear(parse).await? else { return Ok(Err(Refused::silently(Reason::SocksMessage))) };
-    match verdict(session, errand).await {
+    let Ok(recalled) = talk.hear(parse).await? else { return Ok(Err(Refused::silently(Reason::SocksMessage))) };
+    match verdict(session, talk, recalled).await? {
         Ok(identity) => {
-            let identity = identity.ok_or(Outcome::failed(Reason::AuthUnavailable, Blame::Proxy))?;
             let entered = session.set_user(Arc::clone(&identity.user));
             talk.say(&socks5::encode_verdict(true)).await?;
             Ok(Ok((identity, entered.err())))
@@ -166,18 +165,31 @@ async fn password(session: &Session, talk: &mut Talk<'_>) -> Heard<(Arc<Identity
     }
 }
 
-/// What control says of credentials or an address.
-async fn verdict(session: &Session, errand: Errand) -> Result<Option<Arc<Identity>>, Outcome> {
-    let verdict = match session.shard().ask(errand).await {
+/// What is to be said of credentials or an address: from memory, or by control.
+async fn verdict(
+    session: &Session,
+    talk: &mut Talk<'_>,
+    recalled: Recalled,
+) -> Result<Result<Arc<Identity>, Outcome>, Outcome> {
+    let (errand, key) = match recalled {
+        Recalled::Known(identity) => return Ok(Ok(identity)),
+        Recalled::Ask(errand, key) => (errand, key),
+    };
+    let verdict = match talk.attended(session.shard().ask(errand)).await? {
         Some(Answer::Verdict(verdict)) => verdict,
         Some(Answer::Addresses(_)) | None => Verdict::Unavailable,
     };
-    match verdict {
-        Verdict::Accepted(identity) => Ok(Some(identity)),
+    Ok(match verdict {
+        Verdict::Accepted(identity) => {
+            if let Some(key) = key {
+                session.shard().logins.note(key, &identity);
+            }
+            Ok(identity)
+        }
         Verdict::Refused => Err(super::refused(Reason::AuthFailed)),
         Verdict::Banned => Err(super::refused(Reason::Banned)),
         Verdict::Unavailable => Err(Outcome::failed(Reason::AuthUnavailable, Blame::Proxy)),
-    }
+    })
 }
 
 async fn version4(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::codec::{self, Progress};
 use crate::limits;
 use crate::ring::{Completion, Inlet, Queue, Ring};
+use crate::shard::attend;
 use crate::shard::greet::{READ, broken};
 use crate::shard::session::Outcome;
 use crate::tls;
@@ -99,6 +100,28 @@ impl<'g> Talk<'g> {
                 Err(error) => return Err(broken(&error)),
             }
         }
+    }
+
+    /// Waits until the client goes, while it is not its turn. What it says ahead of its turn is kept, within bounds. One
+    /// that has done so, and then says no more, waits for its answer all the same.
+    pub(super) async fn gone(&mut self) -> Outcome {
+        while !self.has_much() {
+            if let Err(outcome) = self.more().await {
+                if outcome.reason != Reason::ClientGone || self.heard().is_empty() {
+                    return outcome;
+                }
+                break;
+            }
+        }
+        attend::broken(self.ring, &self.inlet.socket).await
+    }
+
+    /// Waits for something else than the client's word.
+    ///
+    /// # Errors
+    /// When the client goes before.
+    pub(super) async fn attended<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, Outcome> {
+        attend::attended(self.ring, wait, || self.gone()).await
     }
 
     /// Says something small, behind everything said before.

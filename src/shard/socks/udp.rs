@@ -19,6 +19,7 @@ use crate::relay::Direction;
 use crate::relay::association::{Association, Named, Place, Terms};
 use crate::shard::access;
 use crate::shard::command::{Answer, Errand};
+use crate::shard::seen::Seen;
 use crate::shard::session::{Outcome, Session};
 use crate::stats::counters::{add, sub};
 use crate::types::{Blame, Dropped, Reason, Stage, State};
@@ -64,7 +65,8 @@ pub(super) async fn run(session: &Session, talk: &mut Talk<'_>, ask: &Ask, opene
         return outcome;
     }
     let _open = Open::new(session);
-    let terms = Ruled { session, identity, pace: session.pace(), has_target: Cell::new(false) };
+    let seen = session.live().seen();
+    let terms = Ruled { session, identity, pace: session.pace(), has_target: Cell::new(false), seen };
     let tally = association.run(talk.inlet, &terms, &session.live().cut).await;
     if tally.reason == Reason::IdleTimeout {
         // Both of its sockets are closed by now; the client hears of it by the end of its connection.
@@ -96,6 +98,7 @@ struct Ruled<'s> {
     identity: Option<Arc<Identity>>,
     pace: Pace,
     has_target: Cell<bool>,
+    seen: &'s Seen,
 }
 
 impl Terms for Ruled<'_> {
@@ -134,6 +137,7 @@ impl Terms for Ruled<'_> {
     }
 
     fn sends_to(&self, place: &Place<'_>) {
+        self.seen.target();
         // Where it went first stands for where it went.
         if !self.has_target.replace(true) {
             let target = match (place.name, place.ip) {
@@ -145,10 +149,14 @@ impl Terms for Ruled<'_> {
     }
 
     fn count(&self, direction: Direction, datagrams: i64, bytes: i64) {
+        if datagrams > 0 {
+            self.seen.passed_on(direction, self.session.shard().ring().now());
+        }
         self.session.count_datagrams(direction, datagrams, bytes);
     }
 
     fn dropped(&self, why: Dropped) {
+        self.seen.dropped(why);
         self.session.datagrams().drop_one(why);
     }
 }

@@ -156,6 +156,12 @@ async function access() {
   await page.evaluate(() => document.activeElement.blur());
 }
 
+async function users() {
+  await press('9');
+  await heading('Users');
+  await until('who is logged in has a place', async () => (await text('section[aria-label="Now"]')).includes('Nobody has logged in'));
+}
+
 async function reload() {
   await press('8');
   await heading('Configuration');
@@ -189,7 +195,7 @@ async function keys() {
 
 async function phone() {
   await page.setViewportSize({ width: 390, height: 844 });
-  for (const name of ['overview', 'sessions', 'upstreams', 'shards', 'acl', 'plugins', 'events', 'configuration']) {
+  for (const name of ['overview', 'sessions', 'upstreams', 'shards', 'acl', 'plugins', 'events', 'configuration', 'users']) {
     await page.goto(`${base}/#/${name}`);
     await page.waitForFunction((wanted) => document.querySelector(`nav a[href="#/${wanted}"][aria-current]`) && !document.querySelector('.empty')?.textContent.startsWith('Asking'), name);
     const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
@@ -211,7 +217,7 @@ async function silence() {
 }
 
 try {
-  for (const part of [logIn, overview, kill, upstreams, access, reload, keys, phone, silence]) {
+  for (const part of [logIn, overview, kill, upstreams, access, users, reload, keys, phone, silence]) {
     const began = Date.now();
     await part();
     console.log(`${part.name} took ${Date.now() - began} ms`);

@@ -6,8 +6,10 @@ mod chain;
 mod clients;
 mod dialogue;
 mod flow;
+mod gone;
 mod logins;
 mod over;
+mod plugins;
 mod race;
 mod scarce;
 

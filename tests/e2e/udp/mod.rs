@@ -11,6 +11,7 @@ use crate::harness::*;
 
 mod life;
 mod over;
+mod seen;
 
 fn setup(socks: &str) -> Setup {
     Setup::new(format!(

@@ -31,10 +31,31 @@ fn limits(limits: &Limits) -> Value {
 
 /// As the file says it, exactly.
 fn size(bytes: u64) -> String {
-    const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    match UNITS.iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit)) {
-        Some((unit, of)) => format!("{}{unit}", bytes / of),
-        None if bytes == 0 => "0".into(),
-        None => format!("{bytes}B"),
+    const UNITS: [(&str, u64); 9] = [
+        ("TiB", 1 << 40),
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+        ("TB", 1_000_000_000_000),
+        ("GB", 1_000_000_000),
+        ("MB", 1_000_000),
+        ("KB", 1_000),
+        ("B", 1),
+    ];
+    // That with the smallest number is most likely how it was written.
+    let exact = UNITS.iter().filter(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
+    exact.min_by_key(|(_, unit)| bytes / unit).map_or("0".into(), |(name, unit)| format!("{}{name}", bytes / unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_shown_as_they_were_written() {
+        for text in ["0", "128KiB", "12MiB", "1MB", "100GB", "2GiB", "1500B", "3KB"] {
+            let bytes = text.parse::<bytesize::ByteSize>().map_or(u64::MAX, |size| size.as_u64());
+            assert_eq!(size(bytes), text);
+        }
     }
 }

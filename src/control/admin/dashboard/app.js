@@ -15,8 +15,9 @@ import * as plugins from './pages/plugins.js';
 import * as sessions from './pages/sessions.js';
 import * as shards from './pages/shards.js';
 import * as upstreams from './pages/upstreams.js';
+import * as users from './pages/users.js';
 
-const PAGES = { overview, sessions, upstreams, shards, acl, plugins, events, configuration };
+const PAGES = { overview, sessions, upstreams, shards, acl, plugins, events, configuration, users };
 const STALE_MS = 6000;
 
 const app = {
@@ -186,7 +187,7 @@ function pause() {
 }
 
 const KEYS = [
-  ['1 – 8', 'the pages, in their order'],
+  ['1 – 9', 'the pages, in their order'],
   ['/', 'to the filter of this page'],
   ['r', 'ask again now'],
   ['p', 'stop asking, and go on'],
@@ -238,7 +239,7 @@ function side() {
   const { status } = app;
   const chosen = document.documentElement.dataset.theme ?? 'auto';
   const trouble = status ? overview.trouble(app) : [];
-  const marks = { overview: trouble.length, upstreams: (status?.upstreams ?? []).flatMap((upstream) => upstream.backends).filter((backend) => backend.state !== 'up').length, plugins: (status?.plugins ?? []).filter((plugin) => plugin.disabled).length };
+  const marks = { overview: trouble.length, shards: status?.missing_shards?.length ?? 0, upstreams: (status?.upstreams ?? []).flatMap((upstream) => upstream.backends).filter((backend) => backend.state !== 'up').length, plugins: (status?.plugins ?? []).filter((plugin) => plugin.disabled).length };
   return h('header', { class: 'side', key: 'side' },
     h('div', { class: 'brand' },
       h('svg', { viewBox: '0 0 32 32', class: 'mark', 'aria-hidden': 'true' }, h('rect', { width: 32, height: 32, rx: 8 }), h('path', { d: 'M7 11h7c5 0 5 10 10 10h1M7 21h5M20 11h5' })),
@@ -258,8 +259,10 @@ function side() {
 let revealed = null;
 /** On a narrow window the pages are a strip: the chosen one is brought into sight. */
 function reveal(node, name) {
-  if (name !== app.page || revealed === name) return;
-  revealed = name;
+  // Once more when there is a status: its marks make the names wider.
+  const now = `${name} ${app.status !== null}`;
+  if (name !== app.page || revealed === now) return;
+  revealed = now;
   const strip = node.parentElement;
   if (strip.scrollWidth > strip.clientWidth) strip.scrollLeft = node.offsetLeft - strip.clientWidth / 2 + node.offsetWidth / 2;
 }

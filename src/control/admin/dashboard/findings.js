@@ -1,6 +1,6 @@
 // What is wrong now, where, and since when: judged from what arus says of itself. Pure, so that it can be read alone.
 
-import { bytes, count, ms, percent, rate, words } from './format.js';
+import { bytes, count, many, ms, percent, rate, words } from './format.js';
 
 const BUSY = 0.9;
 /** Failures by clients that are worth a word: so many, and this part of the sessions of a minute. */
@@ -32,7 +32,7 @@ export function findings({ status, before, events, history }) {
       const check = backend.last_check?.error;
       add(grave ? 'error' : 'warning', `backend ${backend.address} is ${backend.state}`, `upstream ${upstream.name}${check ? `: ${check}` : ''}`, '#/upstreams', since);
     }
-    if (upstream.waiting > 0) add('warning', `${count(upstream.waiting)} connections wait for ${upstream.name}`, 'its backends are full', '#/upstreams');
+    if (upstream.waiting > 0) add('warning', `${many(upstream.waiting, 'connection')} ${upstream.waiting === 1 ? 'waits' : 'wait'} for ${upstream.name}`, 'its backends are full', '#/upstreams');
   }
 
   const begun = before ? Math.max(1, status.totals.accepted - before.totals.accepted) : 1;
@@ -42,12 +42,12 @@ export function findings({ status, before, events, history }) {
     if (blame === 'client' && (total < FEW || total / begun < CLIENTS)) continue;
     const where = [...stages].sort((a, b) => b[1] - a[1]).map(([stage, n]) => `${words(stage)} ${count(n)}`).join(', ');
     const since = steadySince(history?.failed_per_second);
-    add(blame !== 'client' && total / begun >= GRAVE ? 'error' : 'warning', `${count(total)} sessions failed, ${BLAMED[blame] ?? blame}`, `in the last minute, by stage: ${where}`, '#/sessions?state=failed', since);
+    add(blame !== 'client' && total / begun >= GRAVE ? 'error' : 'warning', `${many(total, 'session')} failed, ${BLAMED[blame] ?? blame}`, `in the last minute, by stage: ${where}`, '#/sessions?state=failed', since);
   }
   const refused = rejected(status, before);
   if (refused.length) {
     const total = refused.reduce((sum, [, n]) => sum + n, 0);
-    add('warning', `${count(total)} connections refused`, `in the last minute: ${refused.map(([reason, n]) => `${words(reason)} ${count(n)}`).join(', ')}`, '#/sessions?state=rejected', steadySince(history?.rejected_per_second));
+    add('warning', `${many(total, 'connection')} refused`, `in the last minute: ${refused.map(([reason, n]) => `${words(reason)} ${count(n)}`).join(', ')}`, '#/sessions?state=rejected', steadySince(history?.rejected_per_second));
   }
 
   const shards = status.shards ?? [];
@@ -60,6 +60,9 @@ export function findings({ status, before, events, history }) {
     add('error', `shard ${busiest.id} is busy ${percent(busiest.busy_share)} of the time`, `the others ${percent(mean)}: what goes through it waits`, '#/shards');
   } else if (rest.length && busiest.busy_share > 0.5 && busiest.busy_share > 2.5 * mean) {
     add('warning', `load is uneven: shard ${busiest.id} at ${percent(busiest.busy_share)}`, `the others at ${percent(mean)}; a few large connections can do that`, '#/shards');
+  }
+  for (const shard of shards.filter(({ stuck }) => stuck)) {
+    add('error', `shard ${shard.id} is stuck`, `${many(shard.active, 'connection')} on it stand still, as in a plugin that hangs; the others go on`, '#/events?category=plugin', lastEvent(events, `shard ${shard.id} is stuck`));
   }
   for (const shard of shards) {
     const was = before?.shards?.find((other) => other.id === shard.id);
@@ -89,7 +92,7 @@ export function findings({ status, before, events, history }) {
   for (const plugin of status.plugins ?? []) {
     const was = before?.plugins?.find((other) => other.name === plugin.name);
     if (plugin.disabled) add('error', `plugin ${plugin.name} is disabled`, 'a fault has put it out of use until the next reload', '#/plugins');
-    else if (was && plugin.faults > was.faults) add('error', `plugin ${plugin.name} fails`, `${count(plugin.faults - was.faults)} faults in the last minute`, '#/plugins');
+    else if (was && plugin.faults > was.faults) add('error', `plugin ${plugin.name} fails`, `${many(plugin.faults - was.faults, 'fault')} in the last minute`, '#/plugins');
   }
   const totals = status.totals ?? {};
   for (const [name, what] of UNWRITTEN) {

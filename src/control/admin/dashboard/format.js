@@ -33,6 +33,8 @@ export function count(value) {
 }
 
 export const exact = (value) => (Number.isFinite(value) ? value.toLocaleString('en-US') : DASH);
+/** With the number of a noun. */
+export const many = (value, noun) => `${count(value)} ${noun}${value === 1 ? '' : 's'}`;
 export const rate = (value) => (Number.isFinite(value) ? `${count(value)}/s` : DASH);
 
 export function ms(value) {

@@ -19,7 +19,8 @@ use super::door::{Door, Shown};
 use crate::control::auth::Auth;
 use crate::control::handle::Control;
 use crate::control::{logging, recorder, users};
-use crate::policy::acl::{Acl, Action};
+use crate::policy::acl::Action;
+use crate::policy::identity::Attempt;
 use crate::stats::totals::{Reloads, Totals};
 use text::{Format, Kind, Page};
 
@@ -54,7 +55,7 @@ fn text(control: &Control, door: &Door, format: Format) -> String {
     flows::shards(&mut page, &totals.shards);
     flows::plugins(&mut page, &control.view().snapshot.plugins);
     flows::certificates(&mut page, &control.view().snapshot);
-    policy(&mut page, &control.view().snapshot.acl, control.auth());
+    policy(&mut page, control);
     users(&mut page);
     losses(&mut page, &totals, control.sessions_dropped());
     admin(&mut page, door);
@@ -76,19 +77,29 @@ fn configuration(page: &mut Page, totals: &Totals) {
 }
 
 /// Counted by the parts of arus that decide.
-fn policy(page: &mut Page, acl: &Acl, auth: Option<&Auth>) {
+fn policy(page: &mut Page, control: &Control) {
+    let (acl, auth) = (&control.view().snapshot.acl, control.auth());
     let mut decisions =
         page.family("arus_acl_decisions_total", Kind::Counter, "Decisions of the access rules, by action.");
     for action in Action::ALL {
         decisions.sample(&[("action", action.word())], acl.decided(action));
     }
+    let recalled = Attempt::ALL.map(|attempt| control.logins_recalled(attempt));
     let mut attempts = page.family(
         "arus_auth_attempts_total",
         Kind::Counter,
         "Attempts of SOCKS clients to log in, by method and result.",
     );
-    for (method, result, count) in auth.into_iter().flat_map(|auth| auth.counters().all()) {
+    for (method, result, count) in auth.into_iter().flat_map(|auth| auth.counters().all(recalled)) {
         attempts.sample(&[("method", method), ("result", result)], count);
+    }
+    let mut of_shards = page.family(
+        "arus_auth_recalled_total",
+        Kind::Counter,
+        "Logins among these that a shard remembered, so that nobody else was asked.",
+    );
+    for attempt in Attempt::ALL {
+        of_shards.sample(&[("method", attempt.label())], recalled[attempt as usize]);
     }
     page.family("arus_pam_restarts_total", Kind::Counter, "How often the processes that ask PAM were started again.")
         .sample(&[], auth.map_or(0, Auth::pam_restarts));

@@ -76,6 +76,8 @@ function rows(table, prefix) {
   return names.flatMap(([name, value]) => {
     const isTable = value && typeof value === 'object' && !Array.isArray(value) && Object.keys(value).length > 3;
     if (isTable) return rows(value, `${prefix}${name}.`);
+    const isList = Array.isArray(value) && value.length > 1 && value.every((item) => item && typeof item === 'object');
+    if (isList) return [h('div', { key: `${prefix}${name}` }, h('dt', null, `${prefix}${name}`), h('dd', null, value.map((item, index) => h('div', { key: String(index), class: 'line' }, written(item)))))];
     return [h('div', { key: `${prefix}${name}` }, h('dt', null, `${prefix}${name}`), h('dd', null, written(value)))];
   });
 }

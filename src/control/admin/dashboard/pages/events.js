@@ -44,6 +44,7 @@ export function view(app, { data }) {
 function details(all) {
   const entries = Object.entries(all ?? {}).filter(([, value]) => value !== null && value !== '');
   if (!entries.length) return null;
+  const label = (name) => (name === 'left_out' ? 'not shown since the last one' : words(name));
   const text = (value) => (typeof value === 'object' ? JSON.stringify(value) : String(value));
-  return h('span', { class: 'details' }, entries.map(([name, value]) => h('span', { key: name }, h('span', { class: 'muted' }, `${words(name)} `), text(value))));
+  return h('span', { class: 'details' }, entries.map(([name, value]) => h('span', { key: name }, h('span', { class: 'muted' }, `${label(name)} `), text(value))));
 }

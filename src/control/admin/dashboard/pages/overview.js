@@ -77,7 +77,7 @@ export function view(app, data) {
     h('div', { class: 'columns', key: 'columns' }, waiting(), shards(status)),
     failures(app),
     h('div', { class: 'columns', key: 'columns-2' }, listeners(status), news(memory.events)),
-    memory.top ? h('div', { class: 'columns', key: 'columns-3' }, top('Most traffic, by destination', memory.top.top_destinations, 'destination', 'destination'), top('Most traffic, by user', memory.top.top_users, 'user', 'user')) : null,
+    memory.top ? h('div', { class: 'columns', key: 'columns-3' }, top('Most traffic, by destination', memory.top.top_destinations, 'destination', 'destination'), top('Most traffic, by user', memory.top.top_users, 'user', 'user', h('a', { href: '#/users' }, 'All users'))) : null,
   ];
 }
 
@@ -127,7 +127,7 @@ function shards(status) {
   return panel('Shards', { aside: h('a', { href: '#/shards' }, 'All about them') },
     h('ul', { class: 'bars' }, status.shards.slice(0, 16).map((shard) => h('li', { key: shard.id },
       h('span', { class: 'bar-name' }, `shard ${shard.id}`),
-      meter(shard.busy_share, percent(shard.busy_share)),
+      shard.stuck ? meter(1, 'stuck', 'bad') : meter(shard.busy_share, percent(shard.busy_share)),
       h('span', { class: 'num muted' }, `${exact(shard.active)} open`),
       h('span', { class: 'num muted' }, perSecond(shard.flow?.bytes_down_per_second ?? shard.bytes_down_per_second))))),
     status.shards.length > 16 && h('p', { class: 'note' }, `and ${status.shards.length - 16} more`));
@@ -169,9 +169,9 @@ function listeners(status) {
   }));
 }
 
-function top(title, all, name, filter) {
+function top(title, all, name, filter, more) {
   const rows = (all ?? []).filter((row) => row[name]).slice(0, 8);
-  return panel(title, { className: 'flush', aside: h('span', { class: 'muted' }, `the last ${TOP_HOURS} hours`) }, table({
+  return panel(title, { className: 'flush', aside: [h('span', { class: 'muted' }, `the last ${TOP_HOURS} hours`), more] }, table({
     label: title, rows, rowKey: (row) => row[name], empty: name === 'user' ? 'No session had a user.' : 'None so far.',
     columns: [
       { name: 'name', title: name === 'user' ? 'User' : 'Destination', lead: true, wide: true, cell: (row) => h('a', { href: `#/sessions?state=closed&${filter}=${encodeURIComponent(row[name])}` }, row[name]) },

@@ -2,7 +2,7 @@
 
 import { get } from '../api.js';
 import { h } from '../dom.js';
-import { bytes, count, exact, ns } from '../format.js';
+import { bytes, count, exact, many, ns } from '../format.js';
 import { badge, facts, mono, panel, state } from '../parts.js';
 
 export const title = 'Plugins';
@@ -16,7 +16,7 @@ export async function load() {
 export function view(app, { plugins }) {
   if (!plugins.length) return h('p', { class: 'empty' }, 'No plugin is loaded. docs/PLUGINS.md shows how to write one.');
   return h('div', { class: 'cards' }, plugins.map((plugin) => panel(plugin.name, {
-    aside: plugin.disabled ? state('disabled') : plugin.faults ? badge(`${exact(plugin.faults)} faults`, 'bad') : badge('no fault', 'good'),
+    aside: plugin.disabled ? state('disabled') : plugin.faults ? badge(many(plugin.faults, 'fault'), 'bad') : badge('no fault', 'good'),
   },
   h('div', { class: 'mini' },
     figure('Calls', count(plugin.calls)),

@@ -5,7 +5,7 @@ import { confirm, notice } from '../dialogs.js';
 import { h } from '../dom.js';
 import { BLAMED } from '../findings.js';
 import { DASH, bytes, exact, ms, percent, perSecond, roughly, span, words } from '../format.js';
-import { choice, facts, field, mono, panel, state, table, time, toneOf } from '../parts.js';
+import { badge, choice, facts, field, mono, panel, state, table, time, toneOf } from '../parts.js';
 
 export const title = 'Sessions';
 export const every = 3000;
@@ -76,9 +76,9 @@ const columns = (isLive, current, verdicts) => [
   { name: 'start', title: 'Began', sort: 'start', cell: (session) => time(session.start) },
   { name: 'listener', title: 'Listener', cell: (session) => session.listener },
   { name: 'source', title: 'Source', cell: (session) => mono(session.source) },
-  { name: 'user', title: 'User', minor: true, cell: (session) => session.user },
-  { name: 'target', title: 'To', wide: true, lead: true, cell: (session) => mono(session.target ?? session.sni ?? session.backend) },
-  { name: 'backend', title: 'Backend', minor: true, cell: (session) => (session.backend ? mono(session.backend) : null) },
+  { name: 'user', title: 'User', cell: (session) => clipped(session.user) },
+  { name: 'target', title: 'To', lead: true, cell: (session) => destination(session) },
+  { name: 'backend', title: 'Backend', minor: true, cell: (session) => (session.backend && session.backend !== session.target ? mono(session.backend) : null) },
   isLive && { name: 'waits', title: 'Waits for', cell: (session) => waitsFor(verdicts.get(session.id)) },
   isLive
     ? { name: 'stage', title: 'Stage', minor: true, cell: (session) => words(session.stage) }
@@ -89,6 +89,16 @@ const columns = (isLive, current, verdicts) => [
   { name: 'first', title: 'First byte', num: true, minor: true, cell: (session) => (session.first_byte_ms === null ? null : ms(session.first_byte_ms)) },
   { name: 'shard', title: 'Shard', num: true, minor: true, cell: (session) => String(session.shard) },
 ].filter(Boolean);
+
+/** Long names are cut in the list, and whole in the session. */
+const clipped = (text, className) => (text ? h('span', { class: `clip ${className ?? ''}`, title: text }, text) : null);
+
+/** Where it goes, as it was asked for. */
+function destination(session) {
+  if (session.protocol === 'udp') return h('span', null, badge('UDP'), ' ', clipped(session.target, 'mono'));
+  const asked = session.target ?? session.sni;
+  return asked ? clipped(asked, 'mono') : session.upstream ? clipped(session.upstream) : clipped(session.backend, 'mono');
+}
 
 function waitsFor(verdict) {
   if (!verdict) return null;
@@ -121,6 +131,7 @@ function full(app, session) {
   return [
     verdict(session),
     session.tcp ? path(session) : null,
+    session.association ? association(session) : null,
     stages(session),
     facts([
       ['Id', mono(session.id)],
@@ -144,12 +155,14 @@ function full(app, session) {
   ];
 }
 
+/** An association has nobody who is slow: there is who sends what cannot pass, and who does not answer. */
+const NAMES_UDP = { client: 'It is the client', backend: 'It is the target', us: 'It is arus', idle: 'Idle', ok: 'All is well' };
 const NAMES = { client: 'The client is slow', backend: 'The backend is slow', us: 'It waits for arus', idle: 'Idle', ok: 'All is well' };
 
 function verdict(session) {
   if (session.verdict) {
     const { who, why } = session.verdict;
-    return h('div', { class: `verdict ${toneOf(who)}`, key: 'verdict' }, h('b', null, NAMES[who] ?? who), h('span', null, why));
+    return h('div', { class: `verdict ${toneOf(who)}`, key: 'verdict' }, h('b', null, (session.association ? NAMES_UDP : NAMES)[who] ?? who), h('span', null, why));
   }
   if (!session.reason) return null;
   const tone = session.state === 'failed' ? (session.blame === 'client' ? 'warn' : 'bad') : session.state === 'rejected' ? 'warn' : 'plain';
@@ -177,6 +190,23 @@ function path(session) {
     node('arus', 'arus', who === 'us', [['Holds up', bytes(held?.up_bytes ?? 0)], ['Holds down', bytes(held?.down_bytes ?? 0)], ['Shard', String(session.shard)]]),
     node('upstream', 'Backend', who === 'backend', side(tcp.upstream)));
 }
+
+/** A UDP association: how many targets, what was passed on, what was dropped and why. */
+function association({ association: seen }) {
+  const last = (way) => (way === null || way === undefined ? 'never' : `${roughly(way / 1000)} ago`);
+  const dropped = Object.entries(seen.dropped);
+  return h('div', { class: 'path two', key: 'association' },
+    h('div', { class: 'hop', key: 'passed' }, h('h3', null, 'Datagrams'), facts([
+      ['Targets', exact(seen.targets)],
+      ['Sent up', exact(seen.datagrams_up)], ['Last up', last(seen.last_up_ms)],
+      ['Sent down', exact(seen.datagrams_down)], ['Last down', last(seen.last_down_ms)]])),
+    h('div', { class: 'hop', key: 'dropped' }, h('h3', null, 'Dropped'), dropped.length ? facts(dropped.map(([why, count]) => [DROPS[why] ?? words(why), exact(count)])) : h('p', { class: 'muted' }, 'None.')));
+}
+
+const DROPS = {
+  stranger: 'Not from the client', unasked: 'From where nothing was sent to', malformed: 'No proper SOCKS header', fragment: 'Fragments', denied: 'Blocked by the rules', unresolved: 'No address for the name',
+  waiting: 'Too many wait for names', too_large: 'Too large', no_room: 'Queue of a socket full', rate: 'Over the rate', network: 'Refused by the network', resources: 'No socket to be had',
+};
 
 /** How long it took until something flowed. */
 function stages(session) {

@@ -3,7 +3,7 @@
 import { get } from '../api.js';
 import { h } from '../dom.js';
 import { bytes, count, exact, ms, percent, perSecond, rate } from '../format.js';
-import { choice, graph, meter, panel, table } from '../parts.js';
+import { badge, choice, graph, meter, panel, table } from '../parts.js';
 
 export const title = 'Shards';
 export const every = 2000;
@@ -29,19 +29,19 @@ export function view(app, { shards, busy, span }) {
   return [
     h('div', { class: 'tiles', key: 'tiles' },
       tile('Shards', exact(shards.length), `${percent(busyMean)} busy on average`),
-      tile('Skew', uneven.toFixed(2), 'connections of the fullest, to the average'),
+      tile('Skew', uneven.toFixed(2), 'the fullest, to the average'),
       tile('Open', exact(shards.reduce((sum, shard) => sum + shard.active, 0)), `${exact(Math.max(0, ...shards.map((shard) => shard.active)))} on the fullest`),
-      tile('Out of buffers', exact(shards.reduce((sum, shard) => sum + shard.enobufs, 0)), 'receives that found none, so far'),
+      tile('Out of buffers', exact(shards.reduce((sum, shard) => sum + shard.enobufs, 0)), 'receives that found none'),
       tile('Lost to faults', exact(shards.reduce((sum, shard) => sum + shard.panics, 0)), 'sessions, so far')),
     panel('Busy', { key: 'busy' }, graph({
       title: 'Share of the time that each works', window: WINDOWS[span], format: (value) => percent(value), floor: 0.2, height: 170,
-      series: shards.slice(0, LINES).map((shard, index) => ({ name: String(shard.id), colour: `--shard-${index % 6}`, points: busy[index] ?? [] })),
+      series: shards.slice(0, LINES).map((shard, index) => ({ name: `shard ${shard.id}`, colour: `--shard-${index % 6}`, points: busy[index] ?? [] })),
       note: shards.length > LINES ? `The first ${LINES} of ${shards.length}.` : null,
     })),
     panel('All shards', { className: 'flush', key: 'all' }, table({
       label: 'Shards', rows: shards, rowKey: (shard) => shard.id,
       columns: [
-        { name: 'id', title: 'Shard', num: true, cell: (shard) => h('b', null, String(shard.id)) },
+        { name: 'id', title: 'Shard', num: true, cell: (shard) => [shard.stuck ? badge('stuck', 'bad') : null, ' ', h('b', null, String(shard.id))] },
         { name: 'cpu', title: 'CPU', num: true, minor: true, cell: (shard) => (shard.cpu === null ? null : String(shard.cpu)) },
         { name: 'busy', title: 'Busy', cell: (shard) => meter(shard.busy_share, percent(shard.busy_share)) },
         { name: 'open', title: 'Open', num: true, cell: (shard) => exact(shard.active) },

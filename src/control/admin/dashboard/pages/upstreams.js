@@ -29,14 +29,14 @@ export function view(app, { upstreams, events }) {
         { name: 'address', width: '16%', title: 'Backend', wide: true, lead: true, cell: (backend) => mono(backend.address) },
         { name: 'state', width: '7%', title: 'State', cell: (backend) => state(backend.state) },
         { name: 'since', width: '8%', title: 'Since', cell: (backend) => since(backend, events) },
-        { name: 'check', width: '16%', title: 'Last check', minor: true, cell: (backend) => check(backend) },
+        { name: 'check', width: '17%', title: 'Last check', wide: true, cell: (backend) => check(backend) },
         { name: 'connections', width: '10%', title: 'Open', num: true, cell: (backend) => open(backend) },
         { name: 'new', width: '5%', title: 'New', num: true, cell: (backend) => rate(backend.connects_per_second) },
         { name: 'up', width: '7%', title: 'Up', num: true, minor: true, cell: (backend) => perSecond(backend.bytes_up_per_second) },
         { name: 'down', width: '7%', title: 'Down', num: true, cell: (backend) => perSecond(backend.bytes_down_per_second) },
         { name: 'failures', width: '6%', title: 'Failures', num: true, cell: (backend) => h('span', { class: hasGrown(app, upstream, backend) ? 'bad-text' : backend.connect_failures ? undefined : 'muted' }, exact(backend.connect_failures)) },
         { name: 'ejections', width: '6%', title: 'Ejected', num: true, minor: true, cell: (backend) => h('span', { class: backend.ejections ? '' : 'muted' }, exact(backend.ejections)) },
-        app.canWrite() && { name: 'orders', width: '17%', title: 'Orders', actions: true, cell: (backend) => orders(app, upstream, backend) },
+        app.canWrite() && { name: 'orders', width: '16%', title: 'Orders', actions: true, cell: (backend) => orders(app, upstream, backend) },
       ].filter(Boolean),
     }));
   });

@@ -53,6 +53,11 @@ fn decide(acl: &Acl, live: &Live, listener: &str, asked: &Asked, host: Host<'_>)
     })
 }
 
+/// The rules in force now, by which [`authorise`] judges.
+pub(super) fn rules(session: &Session) -> Arc<Acl> {
+    session.shard().acl().unwrap_or_else(|| Arc::clone(&session.generation().snapshot.acl))
+}
+
 /// Judges what the session asks for by the rules that are in force now, which are not always those it began with: by what
 /// it is called alone where `addresses` is `None`, else by each address too. Gives the addresses that may be gone to.
 pub(super) fn authorise(
@@ -60,7 +65,7 @@ pub(super) fn authorise(
     asked: &Asked,
     addresses: Option<&[IpAddr]>,
 ) -> Result<(Permit, Vec<IpAddr>), Outcome> {
-    let acl = session.shard().acl().unwrap_or_else(|| Arc::clone(&session.generation().snapshot.acl));
+    let acl = rules(session);
     let judge = |host| decide(&acl, session.live(), &session.listener().name, asked, host);
     let of_name = judge(asked.target.host());
     let mut good = Vec::new();
@@ -88,6 +93,23 @@ pub(super) fn authorise(
         blame: Some(Blame::Policy),
     })?;
     Ok((permit, good))
+}
+
+/// Judges a session again that has got to `remote`, where others than the rules it was judged by are in force now: until
+/// then a reload knew no address of the name that it asked for.
+pub(super) fn confirm(session: &Session, judged: &Arc<Acl>, remote: IpAddr) -> Result<(), Outcome> {
+    let acl = rules(session);
+    let Some(asked) = session.live().asked().filter(|_| !Arc::ptr_eq(&acl, judged)) else { return Ok(()) };
+    let judge = |host| decide(&acl, session.live(), &session.listener().name, &asked, host);
+    let mut decision = judge(asked.target.host());
+    if let Target::Name(_) = asked.target {
+        decision = decision.and_address(judge(Host::Ip(remote)));
+    }
+    session.set_rule(acl.label(&decision));
+    match decision.is_allowed() {
+        true => Ok(()),
+        false => Err(Outcome::failed(Reason::AclUpdated, Blame::Policy)),
+    }
 }
 
 /// Whether a rule blocks what the session asks for, whatever its addresses are.

@@ -45,6 +45,7 @@ pub(super) async fn bind(session: &Session, talk: &mut Talk<'_>, ask: Ask) -> Re
         None => return Err(Outcome::failed(Reason::BindTimeout, Blame::Upstream)),
     };
     drop(listening);
+    allowed.confirm(session, peer)?;
     session.connected_to(peer, ring.now().saturating_sub(before));
     let down = welcome(session, talk, &answer(ask.version, Reply::Succeeded, Some(peer))).await?;
     let inlet = Inlet::new(ring.socket(socket), First::Try);

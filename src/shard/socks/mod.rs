@@ -119,6 +119,7 @@ async fn dial(session: &Session, ask: &Ask) -> Result<Socket, Outcome> {
     let before = ring.now();
     let Dialled { socket, remote } = allowed.dial(session).await?;
     if let Some(remote) = remote {
+        allowed.confirm(session, remote)?;
         session.connected_to(remote, ring.now().saturating_sub(before));
     }
     Ok(socket)

@@ -4,7 +4,7 @@
 //! Nearly all such waits are over at once, and cost a timer on the wheel. Only one that lasts looks at the client.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -17,16 +17,17 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// Between two looks at a client that says no more, as no event would tell of its reset.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Waits for `wait`, or until `gone` tells that the client has gone.
+/// Waits for `wait`, or until `gone` tells that the client has gone. (By reference: an async fn keeps room for its
+/// arguments as long as it lives.)
 ///
 /// # Errors
 /// What `gone` says.
 pub(super) async fn attended<T, G: Future<Output = Outcome>>(
     ring: &Ring,
-    wait: impl Future<Output = T>,
+    mut wait: Pin<&mut impl Future<Output = T>>,
     gone: impl FnOnce() -> G,
 ) -> Result<T, Outcome> {
-    let (mut wait, mut patience) = (pin!(wait), None);
+    let mut patience = None;
     let waited = poll_fn(|context| match wait.as_mut().poll(context) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
         Poll::Pending => patience.get_or_insert_with(|| ring.timer(PATIENCE)).poll(context).map(|()| None),

@@ -27,11 +27,11 @@ fn futures_of_a_connection_are_small() {
         ("serve", size_of_two::<Session, _, _>(serve), 1180),
         ("relay::run", size_of_four::<&Ring, _, &Cut, fn(Direction, i64), _>(relay::run), 825),
         // In a box until the relay begins.
-        ("establish", size_of_two::<&Session, _, _>(establish), 3020),
+        ("establish", size_of_two::<&Session, _, _>(establish), 2500),
         ("greet", size_of_three::<&Session, _, _, _>(greet), 1080),
-        ("reach", size_of_two::<&Session, _, _>(reach), 2180),
+        ("reach", size_of_two::<&Session, _, _>(reach), 1660),
         // In a box of its own within that.
-        ("socks::reach", size_of_two::<&Session, _, _>(socks::reach), 4130),
+        ("socks::reach", size_of_two::<&Session, _, _>(socks::reach), 2340),
     ];
     let large: Vec<_> = sizes.iter().filter(|(_, size, bound)| size > bound).collect();
     assert!(large.is_empty(), "larger than their bounds: {large:?}");

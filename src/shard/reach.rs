@@ -1,6 +1,7 @@
 //! Reaching a backend: a place in its upstream, a dial with retries, and what a backend is told before anything else.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{Ordering, fence};
 
 use smallvec::SmallVec;
@@ -52,7 +53,7 @@ pub(super) async fn reach(session: &Session, greeted: &mut Greeted) -> Result<Re
     while tried.len() <= plan.retries as usize {
         session.set_stage(Stage::Connect);
         let client = &greeted.inlet.socket;
-        let place = match attended(ring, place(session, upstream, &tried), || broken(ring, client)).await? {
+        let place = match attended(ring, pin!(place(session, upstream, &tried)), || broken(ring, client)).await? {
             Ok(place) => place,
             // The failure that made this a retry says more than that nobody is left.
             Err(outcome) => return Err(last.unwrap_or(outcome)),
@@ -60,8 +61,11 @@ pub(super) async fn reach(session: &Session, greeted: &mut Greeted) -> Result<Re
         tried.push(place.index());
         session.set_stage(Stage::Connect);
         let before = ring.now();
-        let connect = connect(session, &greeted.permit, plan, &place, &header);
-        match attended(ring, connect, || broken(ring, client)).await? {
+        let connected = {
+            let connect = pin!(connect(session, &greeted.permit, plan, &place, &header));
+            attended(ring, connect, || broken(ring, client)).await?
+        };
+        match connected {
             Ok((inlet, tls, preface)) => {
                 place.backend().connect_succeeded();
                 session.connected(&place, ring.now().saturating_sub(before));

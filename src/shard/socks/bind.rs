@@ -28,7 +28,7 @@ pub(super) async fn bind(session: &Session, talk: &mut Talk<'_>, ask: Ask) -> Re
     if matches!(&ask.host, Host::Ip(ip) if ip.is_unspecified()) {
         return Err(refused(Reason::BindPeer));
     }
-    let allowed = talk.attended(target::resolve(session, &ask)).await??;
+    let allowed = talk.attended(pin!(target::resolve(session, &ask))).await??;
     session.set_stage(Stage::Connect);
     let ring = session.shard().ring();
     let public = public_address(session, talk).ok_or(Outcome::failed(Reason::Io, Blame::Proxy))?;

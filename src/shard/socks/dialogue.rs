@@ -1,5 +1,6 @@
 //! The dialogue up to the request: version, method, password, request (RFC 1928 sections 3 and 4, RFC 1929).
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use super::target::Host;
@@ -175,7 +176,7 @@ async fn verdict(
         Recalled::Known(identity) => return Ok(Ok(identity)),
         Recalled::Ask(errand, key) => (errand, key),
     };
-    let verdict = match talk.attended(session.shard().ask(errand)).await? {
+    let verdict = match talk.attended(pin!(session.shard().ask(errand))).await? {
         Some(Answer::Verdict(verdict)) => verdict,
         Some(Answer::Addresses(_)) | None => Verdict::Unavailable,
     };

@@ -98,9 +98,9 @@ async fn say_goodbye(session: &Session, talk: &mut Talk<'_>, last_words: &[u8]) 
 async fn connect(session: &Session, talk: &mut Talk<'_>, ask: Ask) -> Result<Reached, Outcome> {
     let proxy = session.generation().snapshot.plan.socks.upstream_proxy.as_ref();
     let (mut inlet, bound) = match proxy {
-        Some(proxy) => talk.attended(Box::pin(chain::connect(session, &ask, proxy))).await??,
+        Some(proxy) => talk.attended(Box::pin(chain::connect(session, &ask, proxy)).as_mut()).await??,
         None => {
-            let socket = talk.attended(dial(session, &ask)).await??;
+            let socket = talk.attended(pin!(dial(session, &ask))).await??;
             let bound = local(&socket);
             (Inlet::new(socket, First::Wait), bound)
         }

@@ -1,6 +1,7 @@
 //! A dialogue with a client, whether it speaks TLS or not: hearing a message, saying one, and parting so that the last
 //! word arrives.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use crate::codec::{self, Progress};
@@ -120,7 +121,7 @@ impl<'g> Talk<'g> {
     ///
     /// # Errors
     /// When the client goes before.
-    pub(super) async fn attended<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, Outcome> {
+    pub(super) async fn attended<T>(&mut self, wait: Pin<&mut impl Future<Output = T>>) -> Result<T, Outcome> {
         attend::attended(self.ring, wait, || self.gone()).await
     }
 

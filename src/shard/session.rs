@@ -95,7 +95,7 @@ impl Live {
         self.generation.snapshot.plan.listeners[usize::from(self.listener.0)].service
     }
 
-    fn negotiated(&self) -> &Negotiated {
+    pub(super) fn negotiated(&self) -> &Negotiated {
         self.negotiated.get_or_init(Box::default)
     }
 
@@ -239,6 +239,12 @@ impl Session {
 
     pub(super) fn generation(&self) -> &Generation {
         &self.live.generation
+    }
+
+    /// The generation in force now: who may log in is a matter of the moment, not of when the connection began.
+    pub(super) fn in_force(&self) -> Rc<Generation> {
+        let current = self.shard.current.borrow();
+        Rc::clone(current.as_ref().unwrap_or(&self.live.generation))
     }
 
     pub(super) fn listener(&self) -> &plan::Listener {

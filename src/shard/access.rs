@@ -127,6 +127,43 @@ pub(super) fn may_send(session: &Session, identity: Option<&Identity>, place: &P
     decision.is_allowed()
 }
 
+/// Whether the rules let a session have what it asked for, as far as can be said.
+fn stands(acl: &Acl, live: &Live) -> bool {
+    let Some(asked) = live.asked() else { return true };
+    let listener = &live.generation.snapshot.plan.listeners[usize::from(live.listener.0)].name;
+    let judge = |host| decide(acl, live, listener, &asked, host);
+    let mut decision = judge(asked.target.host());
+    if let Target::Name(_) = asked.target
+        && !asked.is_chained
+    {
+        match live.remote() {
+            Some(remote) => decision = decision.and_address(judge(Host::Ip(remote.ip()))),
+            // It may be on its way to one that the rules before let it go to.
+            None if acl.rule(&decision).is_none() => {
+                live.negotiated().owes_judgement.set(true);
+                return true;
+            }
+            None => {}
+        }
+    }
+    if !decision.is_allowed() {
+        live.set_rule(acl.label(&decision));
+    }
+    decision.is_allowed()
+}
+
+/// Judges where the session has come to, if the rules changed on its way there.
+///
+/// # Errors
+/// When they block it now.
+pub(super) fn confirm(session: &Session) -> Result<(), Outcome> {
+    let live = session.live();
+    match session.shard().acl().filter(|_| live.negotiated().owes_judgement.get()) {
+        Some(acl) if !stands(&acl, live) => Err(Outcome::failed(Reason::AclUpdated, Blame::Policy)),
+        _ => Ok(()),
+    }
+}
+
 impl Shard {
     /// The rules in force.
     pub(super) fn acl(&self) -> Option<Arc<Acl>> {
@@ -141,24 +178,8 @@ impl Shard {
         if !snapshot.plan.acl.reevaluate {
             return;
         }
-        let acl = &snapshot.acl;
         for (_, live) in self.sessions.borrow().iter() {
-            let Some(asked) = live.asked() else { continue };
-            let listener = &live.generation.snapshot.plan.listeners[usize::from(live.listener.0)].name;
-            let judge = |host| decide(acl, live, listener, &asked, host);
-            let mut decision = judge(asked.target.host());
-            if let Target::Name(_) = asked.target
-                && !asked.is_chained
-            {
-                match live.remote() {
-                    Some(remote) => decision = decision.and_address(judge(Host::Ip(remote.ip()))),
-                    // Its addresses are judged when they are known.
-                    None if acl.rule(&decision).is_none() => continue,
-                    None => {}
-                }
-            }
-            if !decision.is_allowed() {
-                live.set_rule(acl.label(&decision));
+            if !stands(&snapshot.acl, live) {
                 live.cut.cut(Reason::AclUpdated, Blame::Policy);
             }
         }

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
+use super::access;
 use super::greet::{self, Greeted};
 use super::reach::Reached;
 use super::session::{Outcome, Session};
@@ -121,6 +122,7 @@ async fn dial(session: &Session, ask: &Ask) -> Result<Socket, Outcome> {
     if let Some(remote) = remote {
         session.connected_to(remote, ring.now().saturating_sub(before));
     }
+    access::confirm(session)?;
     Ok(socket)
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct Dns {
     pub(crate) address: Ipv4Addr,
     names: Arc<Mutex<HashMap<String, Vec<Ipv4Addr>>>>,
     pub(crate) asked: Arc<AtomicU64>,
-    /// It hears, and says nothing.
+    /// It hears, and says nothing. Of names in `silent` it never does.
     pub(crate) mute: Arc<AtomicBool>,
 }
 
@@ -38,7 +38,8 @@ impl Dns {
             let mut query = [0; 512];
             while let Ok((count, peer)) = socket.recv_from(&mut query) {
                 asked.fetch_add(1, Ordering::SeqCst);
-                if !mute.load(Ordering::SeqCst) {
+                let is_silent = query[..count].windows(6).any(|label| label == b"silent");
+                if !mute.load(Ordering::SeqCst) && !is_silent {
                     let answer = answer(&query[..count], &names.lock().unwrap());
                     let _ = socket.send_to(&answer, peer);
                 }

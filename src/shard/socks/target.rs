@@ -138,7 +138,7 @@ pub(super) async fn addresses(session: &Session, name: Name) -> Result<Arc<[IpAd
     let ring = session.shard().ring();
     let before = ring.now();
     let limit = session.listener().timeouts.connect;
-    let asked = session.shard().ask(Errand::Resolve(name));
+    let asked = session.shard().ask(Errand::Resolve { source: session.source(), host: name });
     let addresses = match ring.timeout(limit, asked).await {
         Some(Some(Answer::Addresses(addresses))) => addresses,
         // Nobody has said in time.

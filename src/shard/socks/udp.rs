@@ -124,9 +124,10 @@ impl Terms for Ruled<'_> {
 
     fn look_up(&self, name: &str) -> Self::Lookup {
         let shard = std::rc::Rc::clone(self.session.shard());
-        let (limit, name) = (self.session.listener().timeouts.connect, target::whole(name));
+        let limit = self.session.listener().timeouts.connect;
+        let errand = Errand::Resolve { source: self.session.source(), host: target::whole(name) };
         Box::pin(async move {
-            match shard.ring().timeout(limit, shard.ask(Errand::Resolve(name))).await {
+            match shard.ring().timeout(limit, shard.ask(errand)).await {
                 Some(Some(Answer::Addresses(addresses))) => addresses.iter().copied().map(host::canonical).collect(),
                 _ => Vec::new(),
             }

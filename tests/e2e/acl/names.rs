@@ -58,3 +58,27 @@ fn no_short_form_of_a_name_gets_round_a_rule() {
     }
     check_echo(&mut Stream::connect(&arus.address("web")), 0);
 }
+
+/// A client that asks for names which no server answers for keeps nobody else from theirs.
+#[test]
+fn names_that_nobody_answers_for_hold_up_only_who_asks() {
+    let echo = Backend::start(behaviour::echo);
+    let dns = Dns::start();
+    dns.set("good.test", &[Ipv4Addr::LOCALHOST]);
+    let setup = Setup::new(format!("{LISTENER}[acl]\ndefault = \"allow\"\n{OPEN}"));
+    let resolv_conf = format!("nameserver {}\noptions timeout:30 attempts:2\n", dns.address);
+    let Some(setup) = with_resolv_conf(setup, "192.0.2.1 else.test\n", &resolv_conf) else { return };
+    let arus = setup.start();
+    let waiting = |host: &str| {
+        let mut stream = Stream::connect_from([127, 0, 0, 2].into(), &arus.address("socks"));
+        stream.write_all(&[&[5, 1, 0, 5, 1, 0], &name(host, 80)[..]].concat());
+        stream
+    };
+    let _waiting: Vec<Stream> = (0..300).map(|number| waiting(&format!("n{number}.silent"))).collect();
+    eventually("it has asked for as many names as it may at once", || {
+        (dns.asked.load(std::sync::atomic::Ordering::SeqCst) >= 64).then_some(())
+    });
+    // Not even from a name that it asks for as well, behind all the others.
+    let _same = waiting("good.test");
+    assert_eq!(connect(&arus, &name("good.test", echo.address().ip().port())).0, 0);
+}

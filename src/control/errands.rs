@@ -1,7 +1,6 @@
 //! What shards ask for and may not do themselves: looking names up, checking passwords.
 
 mod lookups;
-mod turns;
 
 use std::sync::Arc;
 

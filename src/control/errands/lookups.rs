@@ -9,14 +9,17 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::turns::{self, Turns};
 use crate::control::resolver::{Family, System, order};
+use crate::control::turns::{Limits, Turns};
 use crate::net;
 use crate::policy::banned::Source;
 use crate::types::Name;
 
 /// Names that are remembered.
 const NAMES: usize = 10_000;
+/// Whoever asked has given up after ten seconds, if nothing else is configured.
+const TURNS: Limits =
+    Limits { all: 256, one: 64, all_waiting: 8192, one_waiting: 512, patience: Duration::from_secs(10) };
 /// How long an answer may be used, whatever it says of itself.
 const KEPT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 /// How long it is remembered that a name has no address, or that nobody could say.
@@ -37,7 +40,7 @@ enum Entry {
 
 impl Lookups {
     pub(super) fn new(system: System) -> Self {
-        Self { system, names: Mutex::default(), turns: Turns::new(turns::LIMITS) }
+        Self { system, names: Mutex::default(), turns: Turns::new(TURNS) }
     }
 
     /// What is remembered of a name.

@@ -1,5 +1,5 @@
-//! Who may have a name looked up when many want it: few at once, fewer for one source, and whoever has least goes first.
-//! So names that nobody answers for hold up those who ask for them, and nobody else.
+//! Whose turn it is where many want what takes long, a look-up or a login: few at once, fewer for one source, and whoever
+//! has least goes first. So who wants much, or what takes longest, holds up itself and nobody else.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,26 +10,23 @@ use tokio::sync::oneshot;
 use crate::policy::banned::Source;
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(in crate::control) struct Limits {
     /// Turns at once,
-    pub(super) all: usize,
+    pub(in crate::control) all: usize,
     /// and of one source.
-    pub(super) one: usize,
+    pub(in crate::control) one: usize,
     /// How many may wait for theirs,
-    pub(super) all_waiting: usize,
+    pub(in crate::control) all_waiting: usize,
     /// and of one source.
-    pub(super) one_waiting: usize,
+    pub(in crate::control) one_waiting: usize,
     /// How long; whoever asked has given up by then.
-    pub(super) patience: Duration,
+    pub(in crate::control) patience: Duration,
 }
-
-pub(super) const LIMITS: Limits =
-    Limits { all: 256, one: 64, all_waiting: 8192, one_waiting: 512, patience: Duration::from_secs(10) };
 
 /// `None`: clients without an address, of unix sockets.
 type Asker = Option<Source>;
 
-pub(super) struct Turns {
+pub(in crate::control) struct Turns {
     limits: Limits,
     taken: Mutex<Taken>,
 }
@@ -49,18 +46,18 @@ struct Share {
 }
 
 /// Dropping it gives it to the next.
-pub(super) struct Turn {
+pub(in crate::control) struct Turn {
     turns: Arc<Turns>,
     asker: Asker,
 }
 
 impl Turns {
-    pub(super) fn new(limits: Limits) -> Arc<Self> {
+    pub(in crate::control) fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self { limits, taken: Mutex::default() })
     }
 
     /// Waits for a turn; `None` where too many do, or for too long.
-    pub(super) async fn take(self: &Arc<Self>, asker: Asker) -> Option<Turn> {
+    pub(in crate::control) async fn take(self: &Arc<Self>, asker: Asker) -> Option<Turn> {
         let mut turn = {
             let mut taken = self.taken();
             let taken = &mut *taken;

@@ -1,6 +1,7 @@
 //! Identifiers and the closed sets of words that the whole program shares. Nothing here does I/O.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -270,5 +271,18 @@ labelled! {
         Memory = "memory",
         Panic = "panic",
         Io = "io",
+    }
+}
+
+/// Tells whether a text has changed; not proof against somebody who wants it not to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest(u64);
+
+impl Digest {
+    #[must_use]
+    pub fn of(text: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        Self(hasher.finish())
     }
 }

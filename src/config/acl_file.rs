@@ -5,16 +5,23 @@ use super::error::{Errors, Finding, Report};
 use super::plan::{AclFile, Plan};
 use super::{compile, document, raw, read_text};
 use crate::policy::acl::Rule;
-use crate::types::Name;
+use crate::types::{Digest, Name};
 
-/// The rules of a file and its warnings, or every error of it.
-pub(super) fn load(file: &AclFile, listeners: &[Name]) -> Result<(Vec<Rule>, Vec<Finding>), Errors> {
+/// What a file says.
+struct Read {
+    rules: Vec<Rule>,
+    digest: Digest,
+}
+
+/// What a file says, and its warnings; or every error of it.
+fn load(file: &AclFile, listeners: &[Name]) -> Result<(Read, Vec<Finding>), Errors> {
     let name = file.path.display().to_string();
     let text = read_text(&file.path, &name)?;
     let mut report = Report::new(&name, &text);
     let rules = document(&text, &mut report).map(|document| {
         let raw = raw::AclRules::from_document(document, &mut report);
-        compile::acl::rules(raw.rule.as_deref().unwrap_or_default(), listeners, &mut report)
+        let rules = compile::acl::rules(raw.rule.as_deref().unwrap_or_default(), listeners, &mut report);
+        Read { rules, digest: Digest::of(text.as_bytes()) }
     });
     report.finish(rules)
 }
@@ -27,8 +34,9 @@ pub(super) fn add(
 ) -> Result<(Plan, Vec<Finding>), Errors> {
     let Some(file) = file else { return compiled };
     match (compiled, load(&file, listeners)) {
-        (Ok((mut plan, mut findings)), Ok((rules, more))) => {
+        (Ok((mut plan, mut findings)), Ok((Read { rules, digest }, more))) => {
             plan.acl.rules.extend(rules);
+            plan.acl.file = Some(AclFile { digest: Some(digest), ..file });
             findings.extend(more);
             Ok((plan, findings))
         }

@@ -18,7 +18,6 @@ pub mod route;
 mod tests;
 mod units;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -32,6 +31,7 @@ use plan::Plan;
 pub use units::show_duration;
 
 use crate::limits;
+pub use crate::types::Digest;
 use crate::types::Name;
 
 /// The configuration that runs where there is no file: a copy of proxy.toml, which people edit (a test compares them).
@@ -119,19 +119,6 @@ pub struct Loaded {
     pub plan: Plan,
     pub warnings: Vec<Finding>,
     pub digest: Digest,
-}
-
-/// Tells whether a text has changed; not proof against somebody who wants it not to tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digest(u64);
-
-impl Digest {
-    #[must_use]
-    pub fn of(text: &[u8]) -> Self {
-        let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
-        Self(hasher.finish())
-    }
 }
 
 /// Reads, parses and compiles a configuration.

@@ -206,7 +206,7 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
     let own = Own::new(addresses, own);
     let before = now.snapshot.as_ref().map(|snapshot| &*snapshot.acl);
     let acl = Arc::new(Acl::compile(plan.acl.default, &plan.acl.rules, own, before));
-    let acl_file = plan.acl.file.as_ref().map(|file| Content::of(&file.path));
+    let acl_file = plan.acl.file.as_ref().map(|file| Content::read(&file.path, file.digest));
     let mut warnings = tls.warnings;
     warnings.extend(auth::warnings(&plan.auth, now.config.as_deref()));
     let snapshot = Snapshot {

@@ -5,11 +5,9 @@
 //! anew after each event. An event only says that it is time to look; what counts is the content. Every few seconds
 //! the file is looked at in any case, as inotify misses what happens on network file systems.
 
-use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
-use std::hash::Hasher;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -21,6 +19,7 @@ use notify::{INotifyWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
 use crate::limits;
+use crate::types::Digest;
 
 /// An event is followed up when nothing more has come for so long...
 const DEBOUNCE: Duration = Duration::from_millis(75);
@@ -62,14 +61,19 @@ impl Stamp {
 pub(super) struct Content {
     path: PathBuf,
     stamp: Option<Stamp>,
-    hash: Option<u64>,
+    digest: Option<Digest>,
 }
 
 impl Content {
     pub(super) fn of(path: &Path) -> Self {
-        let mut content = Self { path: path.to_path_buf(), stamp: None, hash: None };
+        let mut content = Self { path: path.to_path_buf(), stamp: None, digest: None };
         content.has_changed();
         content
+    }
+
+    /// As it was read by somebody else.
+    pub(super) fn read(path: &Path, digest: Option<Digest>) -> Self {
+        Self { path: path.to_path_buf(), stamp: None, digest }
     }
 
     /// Looks again. A file that is not there (for now) has not changed.
@@ -84,12 +88,10 @@ impl Content {
         if read.is_err() {
             return false;
         }
-        let mut hasher = DefaultHasher::new();
-        hasher.write(&text);
-        let hash = Some(hasher.finish());
+        let digest = Some(Digest::of(&text));
         // A write within the clock tick of the stamp would not show in the next one.
         self.stamp = (Stamp::of(&self.path) == stamp).then_some(stamp).flatten();
-        std::mem::replace(&mut self.hash, hash) != hash
+        std::mem::replace(&mut self.digest, digest) != digest
     }
 }
 
@@ -329,6 +331,21 @@ mod tests {
         fs::write(&path, "two!").unwrap();
         let mut watch = Watch::new(vec![content]);
         expect_change(&mut watch).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_differs_from_what_was_read_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("acl.toml");
+        let read = |text: &str| Content::read(&path, Some(Digest::of(text.as_bytes())));
+        // Written between reading and watching, to a text of the same length.
+        fs::write(&path, "two").unwrap();
+        expect_change(&mut Watch::new(vec![read("one")])).await;
+        assert!(!read("two").has_changed());
+        // One that could not be read is looked at as soon as it is there.
+        assert!(Content::read(&path, None).has_changed());
+        fs::remove_file(&path).unwrap();
+        assert!(!Content::read(&path, None).has_changed());
     }
 
     #[test]

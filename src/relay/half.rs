@@ -290,7 +290,8 @@ impl Half {
             if self.sends == BUSY {
                 to.pin();
             }
-            let send = to.send(self.queue.chain_mut(), &self.from);
+            let is_last = self.flow == Flow::Ending && (self.transform.is_none() || matches!(self.work, Work::Done));
+            let send = to.send(self.queue.chain_mut(), &self.from, is_last);
             self.note_sent(send.bytes());
             progress.count += self.count_sending(send.bytes());
             self.sending = Some(send);

@@ -143,10 +143,16 @@ impl Drop for InFlight {
     }
 }
 
-/// Sends a chain of buffers, all of it unless the peer fails.
-pub(super) fn start_send(core: &Rc<Core>, descriptor: &Descriptor, chain: Chain, partner: Token) -> InFlight {
+/// Sends a chain of buffers, all of it unless the peer fails. `flags` are more than those of every send.
+pub(super) fn start_send(
+    core: &Rc<Core>,
+    descriptor: &Descriptor,
+    chain: Chain,
+    partner: Token,
+    flags: libc::c_int,
+) -> InFlight {
     let fd = types::Fd(descriptor.target());
-    let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+    let flags = flags | libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
     debug_assert!(chain.count() <= SEND_BUFFERS && !chain.is_empty());
     let pool = core.pool.borrow();
     if chain.count() == 1 {

@@ -90,12 +90,16 @@ impl Socket {
     }
 
     /// Begins to send the front of `queue`, up to [`SEND_BUFFERS`] buffers in one operation; the rest stays in the
-    /// queue. Where the send fails and nobody waits for it, the task that polls `partner` is woken.
+    /// queue. Where the send fails and nobody waits for it, the task that polls `partner` is woken. Before the end, which
+    /// the caller makes as soon as the send is done, TCP holds back a last segment that is not full, so that FIN goes along
+    /// with it.
     #[must_use]
-    pub fn send(&self, queue: &mut Chain, partner: &Receive) -> Send {
+    pub fn send(&self, queue: &mut Chain, partner: &Receive, before_end: bool) -> Send {
         let chain = self.core.pool.borrow_mut().split(queue, SEND_BUFFERS);
         let (buffers, len) = (chain.count() as u16, chain.len() as u32);
-        Send { in_flight: operation::start_send(&self.core, &self.descriptor, chain, partner.token()), buffers, len }
+        let flags = if before_end && queue.is_empty() { libc::MSG_MORE } else { 0 };
+        let in_flight = operation::start_send(&self.core, &self.descriptor, chain, partner.token(), flags);
+        Send { in_flight, buffers, len }
     }
 
     /// Whether splice(2) can move bytes between this socket and a pipe without copying: TCP.

@@ -53,6 +53,11 @@ fn decide(acl: &Acl, live: &Live, listener: &str, asked: &Asked, host: Host<'_>)
     })
 }
 
+/// The rules in force now, by which [`authorise`] judges.
+pub(super) fn rules(session: &Session) -> Arc<Acl> {
+    session.shard().acl().unwrap_or_else(|| Arc::clone(&session.generation().snapshot.acl))
+}
+
 /// Judges what the session asks for by the rules that are in force now, which are not always those it began with: by what
 /// it is called alone where `addresses` is `None`, else by each address too. Gives the addresses that may be gone to.
 pub(super) fn authorise(
@@ -60,7 +65,7 @@ pub(super) fn authorise(
     asked: &Asked,
     addresses: Option<&[IpAddr]>,
 ) -> Result<(Permit, Vec<IpAddr>), Outcome> {
-    let acl = session.shard().acl().unwrap_or_else(|| Arc::clone(&session.generation().snapshot.acl));
+    let acl = rules(session);
     let judge = |host| decide(&acl, session.live(), &session.listener().name, asked, host);
     let of_name = judge(asked.target.host());
     let mut good = Vec::new();
@@ -88,6 +93,23 @@ pub(super) fn authorise(
         blame: Some(Blame::Policy),
     })?;
     Ok((permit, good))
+}
+
+/// Judges a session again that has got to `remote`, where others than the rules it was judged by are in force now: until
+/// then a reload knew no address of the name that it asked for.
+pub(super) fn confirm(session: &Session, judged: &Arc<Acl>, remote: IpAddr) -> Result<(), Outcome> {
+    let acl = rules(session);
+    let Some(asked) = session.live().asked().filter(|_| !Arc::ptr_eq(&acl, judged)) else { return Ok(()) };
+    let judge = |host| decide(&acl, session.live(), &session.listener().name, &asked, host);
+    let mut decision = judge(asked.target.host());
+    if let Target::Name(_) = asked.target {
+        decision = decision.and_address(judge(Host::Ip(remote)));
+    }
+    session.set_rule(acl.label(&decision));
+    match decision.is_allowed() {
+        true => Ok(()),
+        false => Err(Outcome::failed(Reason::AclUpdated, Blame::Policy)),
+    }
 }
 
 /// Whether a rule blocks what the session asks for, whatever its addresses are.
@@ -127,43 +149,6 @@ pub(super) fn may_send(session: &Session, identity: Option<&Identity>, place: &P
     decision.is_allowed()
 }
 
-/// Whether the rules let a session have what it asked for, as far as can be said.
-fn stands(acl: &Acl, live: &Live) -> bool {
-    let Some(asked) = live.asked() else { return true };
-    let listener = &live.generation.snapshot.plan.listeners[usize::from(live.listener.0)].name;
-    let judge = |host| decide(acl, live, listener, &asked, host);
-    let mut decision = judge(asked.target.host());
-    if let Target::Name(_) = asked.target
-        && !asked.is_chained
-    {
-        match live.remote() {
-            Some(remote) => decision = decision.and_address(judge(Host::Ip(remote.ip()))),
-            // It may be on its way to one that the rules before let it go to.
-            None if acl.rule(&decision).is_none() => {
-                live.negotiated().owes_judgement.set(true);
-                return true;
-            }
-            None => {}
-        }
-    }
-    if !decision.is_allowed() {
-        live.set_rule(acl.label(&decision));
-    }
-    decision.is_allowed()
-}
-
-/// Judges where the session has come to, if the rules changed on its way there.
-///
-/// # Errors
-/// When they block it now.
-pub(super) fn confirm(session: &Session) -> Result<(), Outcome> {
-    let live = session.live();
-    match session.shard().acl().filter(|_| live.negotiated().owes_judgement.get()) {
-        Some(acl) if !stands(&acl, live) => Err(Outcome::failed(Reason::AclUpdated, Blame::Policy)),
-        _ => Ok(()),
-    }
-}
-
 impl Shard {
     /// The rules in force.
     pub(super) fn acl(&self) -> Option<Arc<Acl>> {
@@ -178,8 +163,24 @@ impl Shard {
         if !snapshot.plan.acl.reevaluate {
             return;
         }
+        let acl = &snapshot.acl;
         for (_, live) in self.sessions.borrow().iter() {
-            if !stands(&snapshot.acl, live) {
+            let Some(asked) = live.asked() else { continue };
+            let listener = &live.generation.snapshot.plan.listeners[usize::from(live.listener.0)].name;
+            let judge = |host| decide(acl, live, listener, &asked, host);
+            let mut decision = judge(asked.target.host());
+            if let Target::Name(_) = asked.target
+                && !asked.is_chained
+            {
+                match live.remote() {
+                    Some(remote) => decision = decision.and_address(judge(Host::Ip(remote.ip()))),
+                    // Its addresses are judged when they are known.
+                    None if acl.rule(&decision).is_none() => continue,
+                    None => {}
+                }
+            }
+            if !decision.is_allowed() {
+                live.set_rule(acl.label(&decision));
                 live.cut.cut(Reason::AclUpdated, Blame::Policy);
             }
         }

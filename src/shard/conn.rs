@@ -160,3 +160,7 @@ async fn or_cut<T>(
     })
     .await
 }
+
+#[cfg(test)]
+#[path = "conn_tests.rs"]
+mod tests;

@@ -17,8 +17,6 @@ pub(super) struct Negotiated {
     pub(super) target: RefCell<Option<Arc<str>>>,
     /// What `[acl]` has judged.
     pub(super) asked: RefCell<Option<Asked>>,
-    /// The rules have changed since, and may not let it go to the address that it will be connected to.
-    pub(super) owes_judgement: Cell<bool>,
     /// The ACL rule that decided.
     pub(super) rule: RefCell<Option<Arc<str>>>,
     pub(super) is_association: Cell<bool>,

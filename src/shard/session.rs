@@ -95,7 +95,7 @@ impl Live {
         self.generation.snapshot.plan.listeners[usize::from(self.listener.0)].service
     }
 
-    pub(super) fn negotiated(&self) -> &Negotiated {
+    fn negotiated(&self) -> &Negotiated {
         self.negotiated.get_or_init(Box::default)
     }
 

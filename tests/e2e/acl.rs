@@ -1,6 +1,7 @@
 //! `[acl]` on the real binary: a file of rules that changes, destinations in disguise, and one answer wherever it is
 //! asked for.
 
+mod late;
 mod names;
 mod own;
 

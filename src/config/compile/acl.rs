@@ -27,7 +27,7 @@ pub(super) fn acl(raw: Option<&raw::Acl<'_>>, base: &Path, listeners: &[Name], r
     let raw = raw.unwrap_or(&absent);
     let file = raw.file.as_ref().filter(|text| !text.get_ref().is_empty()).and_then(|text| {
         let path = report.accept(&text.span(), address::path(text.get_ref(), base))?;
-        Some(AclFile { path, shown: text.get_ref().to_string(), at: report.at(&text.span()) })
+        Some(AclFile { path, shown: text.get_ref().to_string(), at: report.at(&text.span()), digest: None })
     });
     Acl {
         default: word(raw.default.as_ref(), "default", &ACTIONS, Action::Block, report),

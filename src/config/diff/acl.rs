@@ -9,7 +9,7 @@ const LISTED: usize = 1000;
 
 pub(super) fn acl(acl: &Acl) -> Table {
     let Acl { default, file, reevaluate, rules } = acl;
-    let path = |AclFile { path, shown: _, at: _ }: &AclFile| path.display().to_string();
+    let path = |AclFile { path, shown: _, at: _, digest: _ }: &AclFile| path.display().to_string();
     let table = Table::new("acl")
         .fact("default", default.word())
         .option("file", file.as_ref().map(path))

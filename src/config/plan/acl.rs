@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Place;
 use crate::policy::acl::{Action, Rule};
+use crate::types::Digest;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Acl {
@@ -24,4 +25,6 @@ pub struct AclFile {
     /// As the configuration says it, which is how messages call it.
     pub shown: String,
     pub at: Place,
+    /// The text that its rules are from; `None` where it was not read.
+    pub digest: Option<Digest>,
 }

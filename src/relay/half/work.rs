@@ -118,7 +118,7 @@ impl Half {
         if self.queue.is_empty() {
             return true;
         }
-        let mut send = to.send(self.queue.chain_mut(), &self.from);
+        let mut send = to.send(self.queue.chain_mut(), &self.from, false);
         let sent = poll_fn(|context| match send.finish(to, self.queue.chain_mut()) {
             Some(result) => Poll::Ready(result.is_ok()),
             None => {

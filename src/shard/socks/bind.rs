@@ -14,7 +14,6 @@ use super::target::{self, Allowed, Host};
 use super::{Reached, Reply, answer, public_address, refused, welcome};
 use crate::policy::host;
 use crate::ring::{Appetite, First, Inlet, Queue, Socket};
-use crate::shard::access;
 use crate::shard::session::{Outcome, Session};
 use crate::types::{Blame, Reason, Stage};
 use crate::upstream::dial::DialError;
@@ -46,8 +45,8 @@ pub(super) async fn bind(session: &Session, talk: &mut Talk<'_>, ask: Ask) -> Re
         None => return Err(Outcome::failed(Reason::BindTimeout, Blame::Upstream)),
     };
     drop(listening);
+    allowed.confirm(session, peer)?;
     session.connected_to(peer, ring.now().saturating_sub(before));
-    access::confirm(session)?;
     let down = welcome(session, talk, &answer(ask.version, Reply::Succeeded, Some(peer))).await?;
     let inlet = Inlet::new(ring.socket(socket), First::Try);
     Ok(Reached { inlet, place: None, tls: None, up: Queue::new(ring.pool()), down })

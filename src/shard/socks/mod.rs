@@ -15,7 +15,6 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
-use super::access;
 use super::greet::{self, Greeted};
 use super::reach::Reached;
 use super::session::{Outcome, Session};
@@ -120,9 +119,9 @@ async fn dial(session: &Session, ask: &Ask) -> Result<Socket, Outcome> {
     let before = ring.now();
     let Dialled { socket, remote } = allowed.dial(session).await?;
     if let Some(remote) = remote {
+        allowed.confirm(session, remote)?;
         session.connected_to(remote, ring.now().saturating_sub(before));
     }
-    access::confirm(session)?;
     Ok(socket)
 }
 

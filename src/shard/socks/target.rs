@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::dialogue::Ask;
 use crate::codec::socks5::Destination;
 use crate::net;
+use crate::policy::acl::Acl;
 use crate::policy::host;
 use crate::policy::permit::Permit;
 use crate::shard::access::{self, Asked, Target};
@@ -50,6 +51,8 @@ impl Host {
 /// Addresses that policy lets this client go to.
 pub(super) struct Allowed {
     permit: Permit,
+    /// By these rules.
+    judged: Arc<Acl>,
     addresses: Arc<[SocketAddr]>,
 }
 
@@ -70,6 +73,11 @@ impl Allowed {
         })
     }
 
+    /// Whether policy still lets this client go to whom it has been connected to.
+    pub(super) fn confirm(&self, session: &Session, remote: SocketAddr) -> Result<(), Outcome> {
+        access::confirm(session, &self.judged, remote.ip())
+    }
+
     /// Whether a connection from there is the one that BIND waits for.
     pub(super) fn expects(&self, peer: IpAddr) -> bool {
         self.addresses.iter().any(|address| address.ip() == peer)
@@ -84,19 +92,23 @@ pub(super) async fn resolve(session: &Session, ask: &Ask) -> Result<Allowed, Out
         Target::Name(name) => name,
         Target::Ip(ip) => {
             let (permit, _) = access::authorise(session, &asked, None)?;
-            return Ok(Allowed { permit, addresses: Arc::new([SocketAddr::new(*ip, ask.port)]) });
+            return Ok(Allowed {
+                permit,
+                judged: access::rules(session),
+                addresses: Arc::new([SocketAddr::new(*ip, ask.port)]),
+            });
         }
     };
     // Nobody needs to be asked about a name that is blocked as such.
     if access::is_blocked_by_name(session, &asked) {
         let (permit, _) = access::authorise(session, &asked, None)?;
-        return Ok(Allowed { permit, addresses: Arc::new([]) });
+        return Ok(Allowed { permit, judged: access::rules(session), addresses: Arc::new([]) });
     }
     let resolved: Vec<IpAddr> =
         addresses(session, whole(name)).await?.iter().map(|ip| reachable(host::canonical(*ip))).collect();
     let (permit, allowed) = access::authorise(session, &asked, Some(&resolved))?;
     let addresses = allowed.into_iter().map(|ip| SocketAddr::new(ip, ask.port)).collect();
-    Ok(Allowed { permit, addresses })
+    Ok(Allowed { permit, judged: access::rules(session), addresses })
 }
 
 /// Judges what was asked for by what it is called alone, where another proxy resolves it.

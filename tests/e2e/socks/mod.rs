@@ -10,6 +10,8 @@ mod gone;
 mod logins;
 mod over;
 mod plugins;
+mod race;
+mod scarce;
 
 use std::net::{IpAddr, SocketAddr};
 

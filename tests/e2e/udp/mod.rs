@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::harness::*;
 
 mod life;
+mod over;
 mod seen;
 
 fn setup(socks: &str) -> Setup {

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::auth::Auth;
 use super::resolver::System;
+use crate::policy::banned::Source;
 use crate::shard::command::{Answer, Command, Commission, Errand, Mailbox};
 use lookups::Lookups;
 
@@ -22,7 +23,7 @@ pub(super) async fn run(
     while let Some(Commission { shard, ticket, errand }) = commissions.recv().await {
         let Some(mailbox) = shards.get(usize::from(shard.0)).cloned() else { continue };
         // What is known already needs no task.
-        if let Errand::Resolve(host) = &errand
+        if let Errand::Resolve { host, .. } = &errand
             && let Some(addresses) = lookups.known(host)
         {
             tell(&mailbox, Command::Done(ticket, Answer::Addresses(addresses)));
@@ -31,7 +32,9 @@ pub(super) async fn run(
         let (lookups, auth) = (Arc::clone(&lookups), auth.clone());
         tokio::spawn(async move {
             let answer = match errand {
-                Errand::Resolve(host) => Answer::Addresses(lookups.look_up(host).await),
+                Errand::Resolve { source, host } => {
+                    Answer::Addresses(lookups.look_up(host, source.map(Source::of)).await)
+                }
                 Errand::Authenticate { source, user, password } => {
                     Answer::Verdict(auth.authenticate(source, &user, &password.0).await)
                 }

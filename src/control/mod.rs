@@ -37,5 +37,6 @@ pub mod store;
 pub mod supervisor;
 mod systemd;
 pub mod tls;
+mod turns;
 pub mod users;
 mod watch;

@@ -122,8 +122,8 @@ pub enum Command {
 /// What a shard asks of control, as it may block or take long.
 #[derive(Debug)]
 pub enum Errand {
-    /// The addresses of a host name, lower case and without a trailing dot.
-    Resolve(Name),
+    /// The addresses of a host name, in lower case. One that ends in a dot is whole. `source`: for whom.
+    Resolve { source: Option<IpAddr>, host: Name },
     /// Whether they are the password of that user. Both as they came.
     Authenticate { source: Option<IpAddr>, user: Box<[u8]>, password: Password },
     /// Whether a client may begin a dialogue at all.

@@ -1,8 +1,8 @@
 //! Logins that control has let in a moment ago: whoever brings one of them again to this shard is let in at once, for the
 //! price of an HMAC, and wakes no other thread.
 //!
-//! What is remembered counts for connections of the generation that it was asked for; a reload leaves it behind. A source
-//! that may be banned is left to control.
+//! What is remembered counts for the generation that was in force when it was asked for, and a reload leaves it behind,
+//! whichever generation a connection began with. A source that may be banned is left to control.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -36,7 +36,8 @@ impl Logins {
 
     /// Whether these credentials were right.
     pub(super) fn of_user(&self, session: &Session, user: &[u8], password: &[u8]) -> Recalled {
-        let (auth, source) = (&session.generation().snapshot.plan.auth, session.source());
+        let (in_force, source) = (session.in_force(), session.source());
+        let auth = &in_force.snapshot.plan.auth;
         let is_pam = auth.methods.contains(&Method::Pam);
         // PAM may decide by the address.
         let key = self.key(session, [b"login", user, password], source.filter(|_| is_pam));
@@ -60,7 +61,7 @@ impl Logins {
     /// Everything that the answer depends on.
     fn key(&self, session: &Session, [kind, user, password]: [&[u8]; 3], source: Option<IpAddr>) -> Option<Key> {
         let (sealer, _) = self.0.as_ref()?;
-        let generation = session.generation().snapshot.generation.0.to_be_bytes();
+        let generation = session.in_force().snapshot.generation.0.to_be_bytes();
         let source = source.map(|source| match source.to_canonical() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
             IpAddr::V6(ip) => ip.octets(),

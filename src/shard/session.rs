@@ -241,6 +241,12 @@ impl Session {
         &self.live.generation
     }
 
+    /// The generation in force now: who may log in is a matter of the moment, not of when the connection began.
+    pub(super) fn in_force(&self) -> Rc<Generation> {
+        let current = self.shard.current.borrow();
+        Rc::clone(current.as_ref().unwrap_or(&self.live.generation))
+    }
+
     pub(super) fn listener(&self) -> &plan::Listener {
         &self.live.generation.snapshot.plan.listeners[usize::from(self.live.listener.0)]
     }

@@ -2,6 +2,7 @@
 //! asked for.
 
 mod late;
+mod names;
 mod own;
 
 use std::fs;

@@ -86,6 +86,37 @@ fn a_reload_changes_who_may_log_in() {
     assert!(log_in(&arus, "alice", "new"));
 }
 
+/// Whoever has connected before a reload logs in after it, as everybody does then: neither what a shard remembers nor
+/// what was asked of clients before lets it in.
+#[test]
+fn a_reload_holds_for_connections_that_have_not_logged_in_yet() {
+    let arus = setup(ALICE).shards(1).start();
+    assert!(log_in(&arus, "alice", "right"));
+    let connect = || Stream::connect(&arus.address("socks"));
+    let (silent, mut greeted) = (connect(), connect());
+    greeted.write_all(&[5, 1, 2]);
+    assert_eq!(greeted.read_exactly(2), [5, 2]);
+    let before = std::fs::read_to_string(arus.config()).unwrap();
+    let reload = |text: &str| {
+        std::fs::write(arus.config(), text).unwrap();
+        let (said, is_ok) = arus.command(&["reload"]);
+        assert!(is_ok, "{said}");
+    };
+    reload(&before.replace("alice", "carol"));
+    greeted.write_all(b"\x01\x05alice\x05right");
+    assert_eq!(greeted.read_exactly(2), [1, 1]);
+    assert!(!log_in_over(silent.0.into(), "alice", "right"));
+    // Where nobody had to prove anything when it connected.
+    reload(&before.replace("methods = [\"password\"]", "methods = [\"none\", \"password\"]"));
+    let mut anybody = connect();
+    let mut old = connect();
+    anybody.write_all(&[5, 1, 0]);
+    assert_eq!(anybody.read_exactly(2), [5, 0]);
+    reload(&before);
+    old.write_all(&[5, 1, 0]);
+    assert_eq!(old.read_exactly(2), [5, 0xff]);
+}
+
 /// A sample of /metrics.
 fn metric(arus: &Arus, sample: &str) -> u64 {
     let mut stream = UnixStream::connect(arus.control_socket()).unwrap();

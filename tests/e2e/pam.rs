@@ -1,6 +1,8 @@
 //! PAM over SOCKS: the real binary, the system's libpam, services that are made here and removed again. Needs root and
 //! libpam; what cannot be tested says so.
 
+mod turns;
+
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -19,7 +19,7 @@ pub(crate) struct Dns {
     pub(crate) address: Ipv4Addr,
     names: Arc<Mutex<HashMap<String, Vec<Ipv4Addr>>>>,
     pub(crate) asked: Arc<AtomicU64>,
-    /// It hears, and says nothing.
+    /// It hears, and says nothing. Of names in `silent` it never does.
     pub(crate) mute: Arc<AtomicBool>,
 }
 
@@ -38,7 +38,8 @@ impl Dns {
             let mut query = [0; 512];
             while let Ok((count, peer)) = socket.recv_from(&mut query) {
                 asked.fetch_add(1, Ordering::SeqCst);
-                if !mute.load(Ordering::SeqCst) {
+                let is_silent = query[..count].windows(6).any(|label| label == b"silent");
+                if !mute.load(Ordering::SeqCst) && !is_silent {
                     let answer = answer(&query[..count], &names.lock().unwrap());
                     let _ = socket.send_to(&answer, peer);
                 }
@@ -47,7 +48,7 @@ impl Dns {
         dns
     }
 
-    fn set(&self, name: &str, addresses: &[Ipv4Addr]) {
+    pub(crate) fn set(&self, name: &str, addresses: &[Ipv4Addr]) {
         self.names.lock().unwrap().insert(name.into(), addresses.to_vec());
     }
 }
@@ -91,6 +92,10 @@ fn with_files(setup: Setup, hosts: &str, name_server: Ipv4Addr) -> Option<Setup>
 
 /// As [`with_files`], with so many seconds for an answer of the name server.
 pub(crate) fn with_patience(setup: Setup, hosts: &str, name_server: Ipv4Addr, seconds: u32) -> Option<Setup> {
+    with_resolv_conf(setup, hosts, &format!("nameserver {name_server}\noptions timeout:{seconds} attempts:1\n"))
+}
+
+pub(crate) fn with_resolv_conf(setup: Setup, hosts: &str, resolv_conf: &str) -> Option<Setup> {
     if !is_root() || !has("unshare") {
         return None;
     }
@@ -100,7 +105,7 @@ pub(crate) fn with_patience(setup: Setup, hosts: &str, name_server: Ipv4Addr, se
         path.to_str().unwrap().to_owned()
     };
     let hosts = place("hosts", hosts);
-    let resolv = place("resolv.conf", &format!("nameserver {name_server}\noptions timeout:{seconds} attempts:1\n"));
+    let resolv = place("resolv.conf", resolv_conf);
     const MOUNT: &str =
         "mount --bind \"$1\" /etc/hosts && mount --bind \"$2\" /etc/resolv.conf && shift 2 && exec \"$@\"";
     Some(setup.wrap(&["unshare", "--mount", "sh", "-c", MOUNT, "sh", &hosts, &resolv]))
@@ -200,13 +205,14 @@ fn rewrite(path: &Path, text: &str) {
 }
 
 /// Listens, has a full accept queue, and drops whoever else knocks.
-struct BlackHole {
-    address: SocketAddr,
-    _sockets: Vec<Socket>,
+pub(crate) struct BlackHole {
+    pub(crate) address: SocketAddr,
+    /// Who listens, and those that knocked.
+    pub(crate) sockets: Vec<Socket>,
 }
 
 impl BlackHole {
-    fn new(ip: Ipv4Addr) -> Self {
+    pub(crate) fn new(ip: Ipv4Addr) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::new(ip.into(), 0).into()).unwrap();
         socket.listen(0).unwrap();
@@ -218,7 +224,7 @@ impl BlackHole {
             let answered = knock.connect_timeout(&address.into(), Duration::from_millis(300)).is_ok();
             sockets.push(knock);
             if !answered {
-                return Self { address, _sockets: sockets };
+                return Self { address, sockets };
             }
             assert!(sockets.len() < 20, "the queue never fills");
         }

@@ -10,6 +10,7 @@ use super::pam::{Answer, Question};
 use super::state::{State, nobody};
 use super::{Inner, groups, secret};
 use crate::config::plan::{Method, PamService};
+use crate::policy::banned::Source;
 use crate::policy::identity::{Identity, Verdict};
 use crate::policy::logins::{Key, Sealer};
 use crate::types::Name;
@@ -75,6 +76,9 @@ impl Login {
         let stand_in = secret::stand_in(&self.state.secrets, number);
         let is_known = known.is_some();
         let Some(secret) = known.or(stand_in) else { return Err(Verdict::Refused) };
+        let Some(_turn) = inner.hash_turns.take(self.source.map(Source::of)).await else {
+            return Err(Verdict::Unavailable);
+        };
         let (own, source, password) = (Arc::clone(inner), self.source, self.password.clone());
         let checked = inner.hashes.run(move || {
             // It may have been banned while this waited.
@@ -98,6 +102,13 @@ impl Login {
                     password: Some(self.password.clone()),
                     remote: self.source.map(|source| source.to_canonical().to_string()),
                 };
+                let Some(_turn) = inner.pam_turns.take(self.source.map(Source::of)).await else {
+                    return Err(Verdict::Unavailable);
+                };
+                // It may have been banned while this waited.
+                if inner.is_banned(self.source, Instant::now()) {
+                    return Err(Verdict::Banned);
+                }
                 ask(inner, question).await
             }
             _ => Answer::Refused,
@@ -132,7 +143,13 @@ impl Login {
     }
 }
 
-pub(super) async fn check_address(inner: &Arc<Inner>, service: &PamService, address: Option<String>) -> Verdict {
+pub(super) async fn check_address(
+    inner: &Arc<Inner>,
+    service: &PamService,
+    source: Option<IpAddr>,
+    address: Option<String>,
+) -> Verdict {
+    let Some(_turn) = inner.pam_turns.take(source.map(Source::of)).await else { return Verdict::Unavailable };
     let question =
         Question { service: service.name.to_string(), user: "nobody".into(), password: None, remote: address };
     match ask(inner, question).await {

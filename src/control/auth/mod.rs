@@ -22,7 +22,7 @@ mod voice;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
@@ -39,6 +39,7 @@ use state::State;
 use voice::Voice;
 
 use super::events::{Category, Events, Severity};
+use super::turns::{Limits, Turns};
 use crate::config::plan;
 use crate::policy::banned::{self, Source};
 use crate::policy::identity::Verdict;
@@ -49,8 +50,16 @@ use crate::stats::clock_ms;
 const HASHES_WAITING: usize = 512;
 const LOOKUPS_WAITING: usize = 512;
 const LOOKUP_THREADS: usize = 2;
+/// Logins of one source that may wait for their turn.
+const WAITING_OF_ONE: usize = 512;
 /// Different logins under way at a time, waiting ones included.
 const FLIGHTS: usize = 2048;
+
+/// So that one source's logins, right or wrong, leave room for others'.
+fn turns(all: usize) -> Arc<Turns> {
+    let patience = Duration::from_secs(10);
+    Turns::new(Limits { all, one: all - 1, all_waiting: FLIGHTS, one_waiting: WAITING_OF_ONE, patience })
+}
 
 /// Cheap to clone; every clone is the same.
 #[derive(Clone)]
@@ -66,6 +75,8 @@ struct Inner {
     flights: Mutex<HashMap<Key, Vec<oneshot::Sender<Verdict>>>>,
     hashes: Pool,
     lookups: Pool,
+    hash_turns: Arc<Turns>,
+    pam_turns: Arc<Turns>,
     pam: OnceLock<Pam>,
     counters: Counters,
     voice: Voice,
@@ -102,6 +113,8 @@ impl Auth {
             flights: Mutex::default(),
             hashes: Pool::new("passwords", pool::hash_threads(), HASHES_WAITING).map_err(said)?,
             lookups: Pool::new("groups", LOOKUP_THREADS, LOOKUPS_WAITING).map_err(said)?,
+            hash_turns: turns(2 * pool::hash_threads()),
+            pam_turns: turns(pam::WORKERS),
             pam,
             counters: Counters::default(),
             voice: Voice::default(),
@@ -190,7 +203,7 @@ impl Auth {
         let verdict = self
             .board(key, {
                 let inner = Arc::clone(&self.0);
-                async move { login::check_address(&inner, &service, address).await }
+                async move { login::check_address(&inner, &service, source, address).await }
             })
             .await;
         self.0.conclude(Attempt::Address, source, b"", verdict)

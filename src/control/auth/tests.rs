@@ -125,3 +125,24 @@ async fn system_groups_come_after_a_right_password() {
     let Verdict::Accepted(identity) = auth.authenticate(PEER, b"nobody", b"a").await else { panic!("refused") };
     assert_eq!(&*identity.groups, ["dev".into(), "nogroup".into()]);
 }
+
+#[tokio::test]
+async fn a_source_with_many_logins_holds_up_only_itself() {
+    let _alone = ALONE.lock().await;
+    let failures = Failures { limit: 0, ..fixture::auth().failures };
+    let auth = Auth::new(&plan::Auth { failures, ..plan(&[("alice", "a")]) }, None).unwrap();
+    let before = computed();
+    let guesses: Vec<_> = (0..300)
+        .map(|number| {
+            let auth = auth.clone();
+            tokio::spawn(async move { auth.authenticate(PEER, b"alice", format!("guess {number}").as_bytes()).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    let other = Some(IpAddr::from([192, 0, 2, 2]));
+    assert_eq!(name_of(&auth.authenticate(other, b"alice", b"a").await), Some("alice"));
+    assert!(computed() - before < 100, "before those that came first");
+    for guess in guesses {
+        assert_eq!(guess.await.unwrap(), Verdict::Refused);
+    }
+}

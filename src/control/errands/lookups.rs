@@ -6,17 +6,20 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::control::resolver::{Family, System, order};
+use crate::control::turns::{Limits, Turns};
 use crate::net;
+use crate::policy::banned::Source;
 use crate::types::Name;
 
 /// Names that are remembered.
 const NAMES: usize = 10_000;
-/// Look-ups at once; more wait for their turn.
-const AT_ONCE: usize = 256;
+/// Whoever asked has given up after ten seconds, if nothing else is configured.
+const TURNS: Limits =
+    Limits { all: 256, one: 64, all_waiting: 8192, one_waiting: 512, patience: Duration::from_secs(10) };
 /// How long an answer may be used, whatever it says of itself.
 const KEPT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 /// How long it is remembered that a name has no address, or that nobody could say.
@@ -27,7 +30,7 @@ type Addresses = Arc<[IpAddr]>;
 pub(super) struct Lookups {
     system: System,
     names: Mutex<HashMap<Name, Entry>>,
-    turns: Semaphore,
+    turns: Arc<Turns>,
 }
 
 enum Entry {
@@ -37,7 +40,7 @@ enum Entry {
 
 impl Lookups {
     pub(super) fn new(system: System) -> Self {
-        Self { system, names: Mutex::default(), turns: Semaphore::new(AT_ONCE) }
+        Self { system, names: Mutex::default(), turns: Turns::new(TURNS) }
     }
 
     /// What is remembered of a name.
@@ -48,8 +51,14 @@ impl Lookups {
         }
     }
 
-    /// The addresses of a name in the order in which to try them; none where it has none, or nobody could say.
-    pub(super) async fn look_up(&self, host: Name) -> Addresses {
+    /// The addresses of a name in the order in which to try them; none where it has none, or nobody could say. `source`
+    /// is who wants to know.
+    pub(super) async fn look_up(&self, host: Name, source: Option<Source>) -> Addresses {
+        // Before anybody joins: else a name that waits for its turn would wait for those whom it is not the turn of.
+        let Some(_turn) = self.turns.take(source).await else { return Addresses::default() };
+        if let Some(addresses) = self.known(&host) {
+            return addresses;
+        }
         let answer = match self.join(&host) {
             Ok(mut asked) => {
                 let answer = asked.wait_for(Option::is_some).await;
@@ -58,10 +67,7 @@ impl Lookups {
             Err(answer) => answer,
         };
         let flight = Flight { lookups: self, host };
-        let (addresses, kept) = match self.turns.acquire().await {
-            Ok(_turn) => self.ask(&flight.host).await,
-            Err(_) => (Addresses::default(), KEPT_NOTHING),
-        };
+        let (addresses, kept) = self.ask(&flight.host).await;
         flight.land(Arc::clone(&addresses), kept);
         let _ = answer.send(Some(Arc::clone(&addresses)));
         addresses
@@ -149,10 +155,11 @@ mod tests {
         std::fs::write(hosts.path(), "192.0.2.1 one.example\n2001:db8::1 one.example\n").unwrap();
         let lookups = Arc::new(lookups(hosts.path()));
         assert_eq!(lookups.known("one.example"), None);
-        let (a, b) = tokio::join!(lookups.look_up("one.example".into()), lookups.look_up("one.example".into()));
+        let (a, b) =
+            tokio::join!(lookups.look_up("one.example".into(), None), lookups.look_up("one.example".into(), None));
         assert_eq!((a.len(), &a), (2, &b));
         assert_eq!(lookups.known("one.example"), Some(a));
-        assert!(lookups.look_up("two.example".into()).await.is_empty());
+        assert!(lookups.look_up("two.example".into(), None).await.is_empty());
         assert!(lookups.known("two.example").unwrap().is_empty(), "that it has none is remembered too");
     }
 
@@ -174,7 +181,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             for number in 0..NAMES + 10 {
-                lookups.look_up(format!("n{number}.localhost").as_str().into()).await;
+                lookups.look_up(format!("n{number}.localhost").as_str().into(), None).await;
             }
         });
         assert!(lookups.names().len() <= NAMES);

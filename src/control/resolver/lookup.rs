@@ -69,9 +69,10 @@ impl System {
         Self { hosts_path: hosts_path.into(), servers, known: Mutex::default() }
     }
 
+    /// A name that ends in a dot is whole: no domain of resolv.conf's `search` is put behind it.
     pub(in crate::control) async fn look_up(&self, host: &str) -> Answer {
         // As the system's "files dns": a name in the hosts file is not asked of DNS, not even for the other family.
-        if let Some(answer) = self.in_hosts(host) {
+        if let Some(answer) = self.in_hosts(host.strip_suffix('.').unwrap_or(host)) {
             return answer;
         }
         let resolver = match self.resolver() {

@@ -25,7 +25,7 @@ pub(super) async fn connect(
     let targets = match &proxy.address {
         Address::Endpoint(endpoint) => Targets::Endpoint(endpoint.clone()),
         Address::Host { host, port } => {
-            let addresses = target::addresses(session, host).await?;
+            let addresses = target::addresses(session, host.as_ref().into()).await?;
             Targets::Addresses(addresses.iter().map(|ip| SocketAddr::new(*ip, *port)).collect())
         }
     };

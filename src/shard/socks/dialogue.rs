@@ -69,8 +69,8 @@ pub(super) async fn run(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
 
 /// Where the system's PAM judges addresses, it does so before the first byte.
 async fn admit_address(session: &Session, talk: &mut Talk<'_>) -> Heard<()> {
-    let auth = &session.generation().snapshot.plan.auth;
-    if let (true, Some(source)) = (auth.client_pam_service.is_some(), session.source()) {
+    let is_asked = session.in_force().snapshot.plan.auth.client_pam_service.is_some();
+    if let (true, Some(source)) = (is_asked, session.source()) {
         let recalled = session.shard().logins.of_address(session, source);
         let judged = verdict(session, talk, recalled).await?;
         return Ok(judged.map(drop).map_err(|outcome| Refused::new(outcome, [])));
@@ -79,9 +79,10 @@ async fn admit_address(session: &Session, talk: &mut Talk<'_>) -> Heard<()> {
 }
 
 async fn version5(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
-    let auth = &session.generation().snapshot.plan.auth;
     let choose = |bytes: &[u8]| {
         socks5::parse_greeting(bytes).map(|greeting| {
+            let in_force = session.in_force();
+            let auth = &in_force.snapshot.plan.auth;
             auth.methods.iter().map(|method| on_the_wire(*method)).find(|method| greeting.offers(*method))
         })
     };
@@ -202,9 +203,14 @@ async fn version4(session: &Session, talk: &mut Talk<'_>) -> Heard<Ask> {
         let words = socks4::encode_reply(socks4::Reply::Rejected, None);
         Ok(Err(Refused::new(Outcome::failed(reason, Blame::Client), words)))
     };
+    let needs_proof = || {
+        let in_force = session.in_force();
+        let auth = &in_force.snapshot.plan.auth;
+        !auth.admits_anybody() || auth.takes_passwords()
+    };
     match talk.hear(|bytes| socks4::parse(bytes).map(|request| owned(request.destination))).await? {
         // The user that it names is not proved by anything.
-        Ok(_) if !plan.auth.admits_anybody() || plan.auth.takes_passwords() => rejected(Reason::SocksMethod),
+        Ok(_) if needs_proof() => rejected(Reason::SocksMethod),
         Ok((host, port)) => Ok(Ok(Ask { version: Version::V4, command: Command::Connect, host, port, identity: None })),
         Err(codec::Error::Socks4(socks4::Malformed::Command(_))) => rejected(Reason::SocksCommand),
         Err(_) => rejected(Reason::SocksMessage),

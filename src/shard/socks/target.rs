@@ -105,7 +105,7 @@ pub(super) async fn resolve(session: &Session, ask: &Ask) -> Result<Allowed, Out
         return Ok(Allowed { permit, judged: access::rules(session), addresses: Arc::new([]) });
     }
     let resolved: Vec<IpAddr> =
-        addresses(session, name).await?.iter().map(|ip| reachable(host::canonical(*ip))).collect();
+        addresses(session, whole(name)).await?.iter().map(|ip| reachable(host::canonical(*ip))).collect();
     let (permit, allowed) = access::authorise(session, &asked, Some(&resolved))?;
     let addresses = allowed.into_iter().map(|ip| SocketAddr::new(ip, ask.port)).collect();
     Ok(Allowed { permit, judged: access::rules(session), addresses })
@@ -138,13 +138,19 @@ fn reachable(ip: IpAddr) -> IpAddr {
     }
 }
 
+/// A client's name as it is looked up: what the system would put behind it, no rule has seen. RFC 1928 section 5 has it
+/// whole as well.
+pub(super) fn whole(name: &str) -> Name {
+    [name, "."].concat().into()
+}
+
 /// Has the addresses of a name looked up.
-pub(super) async fn addresses(session: &Session, name: &Name) -> Result<Arc<[IpAddr]>, Outcome> {
+pub(super) async fn addresses(session: &Session, name: Name) -> Result<Arc<[IpAddr]>, Outcome> {
     session.set_stage(Stage::Resolve);
     let ring = session.shard().ring();
     let before = ring.now();
     let limit = session.listener().timeouts.connect;
-    let asked = session.shard().ask(Errand::Resolve(Name::clone(name)));
+    let asked = session.shard().ask(Errand::Resolve { source: session.source(), host: name });
     let addresses = match ring.timeout(limit, asked).await {
         Some(Some(Answer::Addresses(addresses))) => addresses,
         // Nobody has said in time.

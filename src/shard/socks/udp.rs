@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::dialogue::Ask;
 use super::talk::Talk;
+use super::target;
 use super::{FAREWELL, Reply, answer, local, refused};
 use crate::policy::host::{self, Host};
 use crate::policy::identity::Identity;
@@ -123,9 +124,10 @@ impl Terms for Ruled<'_> {
 
     fn look_up(&self, name: &str) -> Self::Lookup {
         let shard = std::rc::Rc::clone(self.session.shard());
-        let (limit, name) = (self.session.listener().timeouts.connect, name.into());
+        let limit = self.session.listener().timeouts.connect;
+        let errand = Errand::Resolve { source: self.session.source(), host: target::whole(name) };
         Box::pin(async move {
-            match shard.ring().timeout(limit, shard.ask(Errand::Resolve(name))).await {
+            match shard.ring().timeout(limit, shard.ask(errand)).await {
                 Some(Some(Answer::Addresses(addresses))) => addresses.iter().copied().map(host::canonical).collect(),
                 _ => Vec::new(),
             }

@@ -28,7 +28,7 @@ use crate::control::privilege;
 use wire::{Message, PACKET};
 
 /// Questions at a time.
-const WORKERS: usize = 4;
+pub(super) const WORKERS: usize = 4;
 /// Questions that may wait for a worker.
 const WAITING: usize = 256;
 /// A module that takes longer is stuck. LDAP servers that are slow answer within some seconds.

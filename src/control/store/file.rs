@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,6 +15,12 @@ const APPLICATION: i32 = i32::from_be_bytes(*b"arus");
 const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
 /// A file up to this size is looked through when it is opened; a larger one shows its faults when it is used.
 const CHECKED_BYTES: u64 = 64 * 1024 * 1024;
+/// Databases that are kept when they were moved aside: each may be as large as what the disk holds.
+const KEPT_ASIDE: usize = 3;
+/// Between the name of a database and the second since 1970 when it was moved aside.
+const ASIDE: &str = ".corrupt.";
+/// What SQLite puts to the name of a database for its other files.
+const ENDS: [&str; 2] = ["-wal", "-shm"];
 /// Another process that looks into the database may hold it up so long.
 const BUSY: Duration = Duration::from_secs(2);
 
@@ -119,7 +126,7 @@ pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
 
 /// The files that belong to a database.
 pub(in crate::control) fn all(path: &Path) -> [PathBuf; 3] {
-    ["", "-wal", "-shm"].map(|end| with_end(path, end))
+    ["", ENDS[0], ENDS[1]].map(|end| with_end(path, end))
 }
 
 fn with_end(path: &Path, end: &str) -> PathBuf {
@@ -128,19 +135,50 @@ fn with_end(path: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
-/// Gives a database another name; says which.
+/// Gives a database another name; says which. Of those that were moved before, only the newest stay.
 pub(super) fn move_aside(path: &Path) -> io::Result<PathBuf> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let name = |n: u32| match n {
-        0 => with_end(path, &format!(".corrupt.{seconds}")),
-        n => with_end(path, &format!(".corrupt.{seconds}.{n}")),
-    };
-    let aside = (0..100).map(name).find(|name| !name.exists()).unwrap_or_else(|| name(100));
+    // A clock that was set back makes nobody the oldest who is new.
+    let newest = set_aside(path).last().map_or(0, |(when, _)| when.saturating_add(1));
+    let aside = with_end(path, &format!("{ASIDE}{}", seconds.max(newest)));
     for (from, to) in all(path).iter().zip(all(&aside)) {
         match fs::rename(from, to) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }
+    let aside_now = set_aside(path);
+    for (_, old) in &aside_now[..aside_now.len().saturating_sub(KEPT_ASIDE)] {
+        for file in all(old) {
+            // What cannot be removed now is tried again at the next one.
+            let _ = fs::remove_file(file);
+        }
+    }
     Ok(aside)
+}
+
+/// The databases that were moved aside, oldest first.
+fn set_aside(path: &Path) -> Vec<(u64, PathBuf)> {
+    let Some(name) = path.file_name() else { return Vec::new() };
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut aside: Vec<(u64, PathBuf)> = fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let found = entry.file_name();
+            let rest = found.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(ASIDE.as_bytes())?;
+            let mut when = std::str::from_utf8(rest).ok()?;
+            // The database itself may be gone, and its other files left.
+            for end in ENDS {
+                when = when.strip_suffix(end).unwrap_or(when);
+            }
+            let is_number = !when.is_empty() && when.bytes().all(|byte| byte.is_ascii_digit());
+            let when = is_number.then(|| when.parse().ok())??;
+            Some((when, with_end(path, &format!("{ASIDE}{when}"))))
+        })
+        .collect();
+    aside.sort_unstable();
+    aside.dedup();
+    aside
 }

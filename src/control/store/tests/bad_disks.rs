@@ -34,6 +34,38 @@ fn what_is_no_use_is_moved_aside() {
     }
 }
 
+/// A program that breaks its database again and again (or a disk that does) fills no disk.
+#[test]
+fn only_the_newest_that_were_moved_aside_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sessions.db");
+    let others = ["sessions.db.corrupt.mine", "sessions.db.corrupt.+7", "sessions.db2.corrupt.5", "other.db.corrupt.5"];
+    for other in others {
+        fs::write(directory.path().join(other), "theirs").unwrap();
+    }
+    // One from before, of a clock that was ahead, and what is left of another.
+    let ahead = 4_000_000_000_u64;
+    fs::write(directory.path().join(format!("sessions.db.corrupt.{ahead}")), "ahead").unwrap();
+    fs::write(directory.path().join("sessions.db.corrupt.17-wal"), "left").unwrap();
+    let mut moved = Vec::new();
+    for n in 0..10 {
+        for file in file::all(&path) {
+            fs::write(file, n.to_string()).unwrap();
+        }
+        moved.push(file::move_aside(&path).unwrap());
+    }
+    let newest: Vec<PathBuf> =
+        (8..=10).map(|n| directory.path().join(format!("sessions.db.corrupt.{}", ahead + n))).collect();
+    assert_eq!(moved[7..], newest);
+    for (n, aside) in moved.iter().enumerate() {
+        for file in file::all(aside) {
+            assert_eq!(fs::read_to_string(file).ok(), (n >= 7).then(|| n.to_string()));
+        }
+    }
+    let left = fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(left, 3 * 3 + others.len(), "only what arus itself made is removed");
+}
+
 /// A database with some records, closed.
 fn made(path: &Path) {
     let store = Store::start(&terms(path), events(), Vec::new()).unwrap();

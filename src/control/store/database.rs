@@ -18,9 +18,10 @@ pub(super) const RESTART: &str = "server_restart";
 
 const COLUMNS: &str = "id, listener, service, protocol, user, source, source_ip, peer, target, destination, \
     destination_ip, destination_port, backend, upstream, start_us, duration_us, connect_us, first_byte_us, bytes_up, \
-    bytes_down, state, stage, blame, reason, acl_rule, sni, alpn, tls_version, tls_cipher, shard, generation";
+    bytes_down, state, stage, blame, reason, acl_rule, sni, alpn, tls_version, tls_cipher, shard, generation, \
+    datagrams_up, datagrams_down";
 const VALUES: &str = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
-    ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31";
+    ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33";
 
 #[derive(Debug)]
 pub(super) struct Database {
@@ -164,7 +165,7 @@ fn insert(
     summary: &Summary,
     destination: Option<&Destination<'_>>,
 ) -> rusqlite::Result<()> {
-    let (tls, backend) = (summary.tls.as_deref(), summary.backend.as_deref());
+    let (tls, backend, datagrams) = (summary.tls.as_deref(), summary.backend.as_deref(), summary.datagrams());
     statement.execute(params![
         id_bytes(summary.id),
         bounded(&summary.listener),
@@ -178,7 +179,7 @@ fn insert(
         destination.map(|destination| bounded(&destination.host)),
         destination.and_then(|destination| destination.ip).map(ip_key),
         destination.and_then(|destination| destination.port),
-        backend.map(|backend| backend.address.to_string()),
+        summary.address().map(ToString::to_string),
         backend.map(|backend| &*backend.upstream),
         micros(summary.start),
         span(summary.duration),
@@ -197,6 +198,8 @@ fn insert(
         tls.and_then(|tls| tls.cipher),
         summary.shard.0,
         count(summary.generation.0),
+        datagrams.map(|[up, _]| count(up)),
+        datagrams.map(|[_, down]| count(down)),
     ])?;
     Ok(())
 }

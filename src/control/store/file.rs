@@ -12,7 +12,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 /// "arus", in the header of the file.
 const APPLICATION: i32 = i32::from_be_bytes(*b"arus");
 /// Each brings a database of the version that is its index to the next.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("datagrams.sql")];
 /// A file up to this size is looked through when it is opened; a larger one shows its faults when it is used.
 const CHECKED_BYTES: u64 = 64 * 1024 * 1024;
 /// Databases that are kept when they were moved aside: each may be as large as what the disk holds.

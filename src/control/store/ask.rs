@@ -83,8 +83,9 @@ impl Store {
             return Ok(merge(memory, Vec::new(), order, skip, most, 0));
         };
         let unwritten = self.shared.shelf.unwritten();
+        let boot = self.shared.boot;
         self.read(path, move |connection| {
-            let unwritten = not_in(&unwritten, query::progress(connection)?);
+            let unwritten = not_in(&unwritten, query::progress(connection, boot)?);
             let memory = once(live, unwritten.filter(|summary| filter.takes(summary)));
             let is_live = |summary: &&Arc<Summary>| summary.state == State::Active;
             let ended = query::ended(connection, memory.iter().filter(is_live).map(|summary| summary.id))?;
@@ -122,8 +123,9 @@ impl Store {
             return Ok(overview(&memory, Sums::default(), Vec::new(), Vec::new()));
         };
         let unwritten = self.shared.shelf.unwritten();
+        let boot = self.shared.boot;
         self.read(path, move |connection| {
-            let unwritten = not_in(&unwritten, query::progress(connection)?);
+            let unwritten = not_in(&unwritten, query::progress(connection, boot)?);
             let memory = once(live, unwritten.filter(|summary| hour(summary) > from));
             let is_live = |summary: &&Arc<Summary>| summary.state == State::Active;
             let ended = query::ended(connection, memory.iter().filter(is_live).map(|summary| summary.id))?;

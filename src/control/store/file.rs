@@ -117,11 +117,30 @@ pub(super) fn check(connection: &Connection) -> Result<(), Fault> {
 
 /// Opens a database to read from it; it has to be there.
 pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
-    let connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    match read_from(path, flags) {
+        // Who reads makes the two other files where they are not there, and on a read-only disk cannot. All is in the
+        // one file then, and nobody changes it.
+        Err(error) if is_unmade(&error) && all(path)[1].metadata().map_or(0, |wal| wal.len()) == 0 => {
+            let escaped: String = path.as_os_str().as_bytes().iter().map(|byte| format!("%{byte:02x}")).collect();
+            let uri = format!("file:{escaped}?immutable=1");
+            read_from(Path::new(&uri), flags | OpenFlags::SQLITE_OPEN_URI)
+        }
+        other => other,
+    }
+}
+
+fn read_from(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(Duration::from_millis(200))?;
-    connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -8192; PRAGMA trusted_schema = OFF;")?;
+    connection.execute_batch(
+        "PRAGMA query_only = ON; PRAGMA cache_size = -8192; PRAGMA trusted_schema = OFF; PRAGMA user_version;",
+    )?;
     Ok(connection)
+}
+
+fn is_unmade(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
 }
 
 /// The files that belong to a database.

@@ -59,6 +59,8 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Shared {
+    /// Tells this process's records from those of others.
+    boot: i64,
     shelf: Shelf,
     condition: Mutex<Condition>,
     written: AtomicU64,
@@ -110,7 +112,6 @@ impl Store {
             events,
             shards,
             begun: Some(begun),
-            boot: (RandomState::new().hash_one(std::process::id()) >> 1) as i64,
             database: None,
             census: Census::new(),
             clock: SteadyClock::default(),
@@ -187,6 +188,7 @@ impl Store {
 impl Shared {
     fn new(terms: &Sessions) -> Self {
         Self {
+            boot: (RandomState::new().hash_one(std::process::id()) >> 1) as i64,
             shelf: Shelf::new(terms),
             condition: Mutex::new(Condition::Opening),
             written: AtomicU64::new(0),

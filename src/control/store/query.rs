@@ -18,9 +18,10 @@ pub(super) struct Sorted {
     pub(super) session: Session,
 }
 
-/// Up to which record the database has come.
-pub(super) fn progress(connection: &Connection) -> rusqlite::Result<u64> {
-    connection.query_row("SELECT number FROM progress", [], |row| row.get(0))
+/// Up to which record of this process the database has come. One that it cannot write to speaks of another.
+pub(super) fn progress(connection: &Connection, boot: i64) -> rusqlite::Result<u64> {
+    let number = connection.query_row("SELECT number FROM progress WHERE boot = ?1", [boot], |row| row.get(0));
+    number.optional().map(Option::unwrap_or_default)
 }
 
 pub(super) fn total(connection: &Connection, filter: &Filter) -> rusqlite::Result<u64> {

@@ -46,7 +46,6 @@ pub(super) struct Writer {
     pub(super) shards: Vec<Mailbox>,
     /// Told once the first database is open, or is found not to open.
     pub(super) begun: Option<SyncSender<()>>,
-    pub(super) boot: i64,
     pub(super) database: Option<Database>,
     pub(super) census: Census,
     pub(super) clock: SteadyClock,
@@ -117,7 +116,7 @@ impl Writer {
 
     /// Opens the database; says whether it is open.
     fn enter(&mut self, path: &Path) -> bool {
-        let opened = match Database::open(path, self.boot) {
+        let opened = match Database::open(path, self.shared.boot) {
             Err(Fault::Content(why)) => self.begin_anew(path, &why),
             other => other,
         };
@@ -159,7 +158,7 @@ impl Writer {
             "the session database cannot be used; a new one was begun",
             details,
         );
-        Database::open(path, self.boot)
+        Database::open(path, self.shared.boot)
     }
 
     fn leave(&mut self) {

@@ -7,6 +7,7 @@ use crate::cli::table::Table;
 use crate::cli::units;
 use crate::control::admin::sessions::Session;
 use crate::control::admin::verdict::{Association, Side};
+use crate::types::is_unprintable;
 
 pub(super) struct Details<'a>(pub(super) &'a Session);
 
@@ -72,7 +73,7 @@ impl fmt::Display for Details<'_> {
         for (name, value) in rows {
             if let Some(value) = value {
                 // What a peer put into a name must not speak to the terminal.
-                let value: String = value.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+                let value = value.replace(is_unprintable, "?");
                 writeln!(f, "{name:<12} {value}")?;
             }
         }

@@ -71,7 +71,9 @@ impl Identity {
 pub(super) fn open(path: &Path) -> Result<Connection, Fault> {
     let medium = |error: io::Error| Fault::Medium(format!("{}: {error}", path.display()));
     // SQLite gives its other files the mode of this one.
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(medium)?;
+    // Nor does this wait for whoever reads from a pipe.
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).custom_flags(libc::O_NONBLOCK).open(path).map_err(medium)?;
     let metadata = fs::metadata(path).map_err(medium)?;
     if !metadata.is_file() {
         return Err(Fault::Medium(format!("{} is no file", path.display())));

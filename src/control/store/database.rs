@@ -27,7 +27,8 @@ const VALUES: &str = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?1
 pub(super) struct Database {
     connection: Connection,
     pub(super) path: PathBuf,
-    identity: Identity,
+    /// Of each of its files. While it is open SQLite makes none of them anew.
+    identities: [Option<Identity>; 3],
     rollup: Rollup,
     /// Tells this process's records from those of others.
     boot: i64,
@@ -37,9 +38,11 @@ impl Database {
     /// Opens it, and closes what a process that was killed has left open. Says how many sessions that were.
     pub(super) fn open(path: &Path, boot: i64) -> Result<(Self, u64), Fault> {
         let connection = file::open(path)?;
-        let identity = Identity::of(path).map_err(|error| Fault::Medium(error.to_string()))?;
-        let mut database = Self { connection, path: path.to_owned(), identity, rollup: Rollup::default(), boot };
+        let (path, identities) = (path.to_owned(), [None; 3]);
+        let mut database = Self { connection, path, identities, rollup: Rollup::default(), boot };
         let stale = database.begin()?;
+        // The other two are there once something was written.
+        database.identities = file::all(&database.path).map(|path| Identity::of(&path).ok());
         Ok((database, stale))
     }
 
@@ -56,9 +59,11 @@ impl Database {
         Ok(stale)
     }
 
-    /// Whether the path still leads to this file.
-    pub(super) fn is_in_place(&self) -> bool {
-        Identity::of(&self.path).is_ok_and(|identity| identity == self.identity)
+    /// The files that are not any more what was opened: what is written to them nobody finds.
+    pub(super) fn missing(&self) -> Vec<PathBuf> {
+        let files = file::all(&self.path).into_iter().zip(self.identities);
+        let missing = files.filter(|(path, identity)| identity.is_some() && Identity::of(path).ok() != *identity);
+        missing.map(|(path, _)| path).collect()
     }
 
     pub(super) fn check(&self) -> Result<(), Fault> {

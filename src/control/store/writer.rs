@@ -198,11 +198,15 @@ impl Writer {
     /// What is done once in a while.
     fn look_round(&mut self, retention: Duration) {
         let Some(database) = &self.database else { return };
-        if !database.is_in_place() {
-            let path = database.path.clone();
-            tracing::warn!(path = %path.display(), "the session database was moved or removed; a new one is begun");
-            let message = "the session database was moved or removed; a new one is begun";
+        let missing = database.missing();
+        if let Some(path) = missing.first() {
+            let message = match *path == database.path {
+                true => "the session database was moved or removed; a new one is begun",
+                false => "a file of the session database was moved or removed; it is opened again",
+            };
+            tracing::warn!(path = %path.display(), "{message}");
             self.events.say(Severity::Warning, Category::Store, message, json!({ "path": path }));
+            // What only the removed file had comes into the database by its end.
             self.database = None;
             return;
         }

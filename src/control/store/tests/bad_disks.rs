@@ -102,6 +102,28 @@ fn what_goes_bad_while_it_is_used_is_noticed() {
     stage.wait_written(before + 1);
 }
 
+/// By somebody who tidies up: what is written from then on would be nowhere, and nobody could read.
+#[test]
+fn the_other_files_of_a_database_are_missed() {
+    for end in [1, 2] {
+        let stage = Desk::new();
+        stage.put((0..300).map(session));
+        stage.wait_written(300);
+        fs::remove_file(&file::all(&stage.path)[end]).unwrap();
+        stage.put((300..350).map(session));
+        until("the loss is noticed", || stage.said().len() == 1);
+        assert_eq!(stage.said(), ["a file of the session database was moved or removed; it is opened again"]);
+        stage.put((350..400).map(session));
+        stage.wait_written(400);
+        until("it is opened", || stage.store.state().state == "ok");
+        assert_eq!((stage.total(Filter::default()), stage.aside()), (400, 0));
+        stage.store.finish(Duration::from_secs(60));
+        let connection = Connection::open(&stage.path).unwrap();
+        let stored: u64 = connection.query_row("SELECT count(*) FROM sessions", [], |row| row.get(0)).unwrap();
+        assert_eq!(stored, 400);
+    }
+}
+
 #[test]
 fn a_killed_process_leaves_sessions_that_are_closed() {
     let stage = Desk::prepared(|path| {

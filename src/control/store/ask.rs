@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use rusqlite::Connection;
 
 use super::filter::{Filter, Order};
+use super::mapping::Here;
 use super::query::{self, Sorted};
 use super::record::{Destination, bounded, hour, hour_of};
 use super::rollup::{Kind, Sums};
@@ -159,8 +160,9 @@ impl Store {
             return Err(Unanswered::TooSlow);
         };
         let (sender, mut interrupt) = tokio::sync::oneshot::channel();
+        let shared = Arc::clone(&self.shared);
         let work = tokio::task::spawn_blocking(move || {
-            let _place = place;
+            let (_place, _here) = (place, Here::enter(&shared.was_cut));
             let connection = open(&path)?;
             let _ = sender.send(connection.get_interrupt_handle());
             let transaction = connection.unchecked_transaction()?;

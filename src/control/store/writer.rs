@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,6 +12,7 @@ use serde_json::json;
 
 use super::database::Database;
 use super::file::{self, Fault};
+use super::mapping::Here;
 use super::shelf::{Finished, Shelf, Work};
 use super::{Condition, Shared};
 use crate::config::plan::Store;
@@ -70,8 +72,8 @@ impl Census {
 
 impl Writer {
     pub(super) fn run(mut self) {
-        let shelf = Arc::clone(&self.shared);
-        let shelf = &shelf.shelf;
+        let shared = Arc::clone(&self.shared);
+        let (shelf, _here) = (&shared.shelf, Here::enter(&shared.was_cut));
         let mut due = Instant::now();
         loop {
             let terms = shelf.terms();
@@ -198,11 +200,12 @@ impl Writer {
     /// What is done once in a while.
     fn look_round(&mut self, retention: Duration) {
         let Some(database) = &self.database else { return };
-        let missing = database.missing();
-        if let Some(path) = missing.first() {
-            let message = match *path == database.path {
+        let was_cut = self.shared.was_cut.swap(false, Ordering::Relaxed);
+        let missing = database.missing().into_iter().next();
+        if let Some(path) = missing.or_else(|| was_cut.then(|| file::all(&database.path)[2].clone())) {
+            let message = match path == database.path {
                 true => "the session database was moved or removed; a new one is begun",
-                false => "a file of the session database was moved or removed; it is opened again",
+                false => "a file of the session database was moved, removed or cut; it is opened again",
             };
             tracing::warn!(path = %path.display(), "{message}");
             self.events.say(Severity::Warning, Category::Store, message, json!({ "path": path }));

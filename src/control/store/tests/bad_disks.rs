@@ -102,17 +102,21 @@ fn what_goes_bad_while_it_is_used_is_noticed() {
     stage.wait_written(before + 1);
 }
 
-/// By somebody who tidies up: what is written from then on would be nowhere, and nobody could read.
+/// Somebody tidies up: what is written from then on would be nowhere, and nobody could read. Or somebody copies other
+/// files over them: the process would end, as one of them is mapped.
 #[test]
 fn the_other_files_of_a_database_are_missed() {
-    for end in [1, 2] {
+    let cut = |path: &Path| fs::File::options().write(true).open(path).and_then(|file| file.set_len(0));
+    let remove = |path: &Path| fs::remove_file(path);
+    let harms: [(usize, &dyn Fn(&Path) -> std::io::Result<()>); 3] = [(1, &remove), (2, &remove), (2, &cut)];
+    for (end, harm) in harms {
         let stage = Desk::new();
         stage.put((0..300).map(session));
         stage.wait_written(300);
-        fs::remove_file(&file::all(&stage.path)[end]).unwrap();
+        harm(&file::all(&stage.path)[end]).unwrap();
         stage.put((300..350).map(session));
         until("the loss is noticed", || stage.said().len() == 1);
-        assert_eq!(stage.said(), ["a file of the session database was moved or removed; it is opened again"]);
+        assert_eq!(stage.said(), ["a file of the session database was moved, removed or cut; it is opened again"]);
         stage.put((350..400).map(session));
         stage.wait_written(400);
         until("it is opened", || stage.store.state().state == "ok");

@@ -56,8 +56,10 @@ fn install() {
 }
 
 extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    // SAFETY: the kernel gives a valid siginfo with SA_SIGINFO, and an address with a fault.
-    let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
+    // SAFETY: the kernel gives a valid siginfo with SA_SIGINFO.
+    let info = unsafe { &*info };
+    // SAFETY: with this signal it has an address, or something else that is not looked at.
+    let (code, address) = (info.si_code, unsafe { info.si_addr() } as usize);
     // SAFETY: while `Here` lives, what it was given does.
     let was_cut = unsafe { WAS_CUT.get().as_ref() };
     if let Some(was_cut) = was_cut.filter(|_| code == libc::BUS_ADRERR && put_zeros(address)) {

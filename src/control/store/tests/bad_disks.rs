@@ -108,7 +108,8 @@ fn what_goes_bad_while_it_is_used_is_noticed() {
 fn the_other_files_of_a_database_are_missed() {
     let cut = |path: &Path| fs::File::options().write(true).open(path).and_then(|file| file.set_len(0));
     let remove = |path: &Path| fs::remove_file(path);
-    let harms: [(usize, &dyn Fn(&Path) -> std::io::Result<()>); 3] = [(1, &remove), (2, &remove), (2, &cut)];
+    type Harm<'h> = &'h dyn Fn(&Path) -> std::io::Result<()>;
+    let harms: [(usize, Harm<'_>); 3] = [(1, &remove), (2, &remove), (2, &cut)];
     for (end, harm) in harms {
         let stage = Desk::new();
         stage.put((0..300).map(session));

@@ -286,3 +286,11 @@ impl Digest {
         Self(hasher.finish())
     }
 }
+
+/// Whether a character does something to a terminal, or to the lines or the order of what is shown, instead of being
+/// shown itself: controls (C0, DEL, C1), separators of lines, and those that change the direction of a text.
+#[must_use]
+pub fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}

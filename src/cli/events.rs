@@ -50,9 +50,7 @@ pub(super) fn run(args: &EventsArgs) -> anyhow::Result<()> {
     );
     let mut out = std::io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &client.get_json(&path)?)?;
-        writeln!(out)?;
-        return Ok(());
+        return Ok(writeln!(out, "{}", client.get_json(&path)?)?);
     }
     let events: Events = client.get(&path)?;
     write!(out, "{}", table(&events.data))?;

@@ -96,7 +96,7 @@ fn give(
     if !json {
         return finish(words(&answer).and_then(say));
     }
-    match finish(answer.json().and_then(|body| say(format!("{body:#}")))) {
+    match finish(answer.json().and_then(|body| say(body.to_string()))) {
         ExitCode::SUCCESS if !answer.code.is_success() => ExitCode::FAILURE,
         code => code,
     }

@@ -90,9 +90,7 @@ pub(super) fn run(args: &SessionsArgs) -> anyhow::Result<()> {
     };
     let mut out = std::io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &client.get_json(&path)?)?;
-        writeln!(out)?;
-        return Ok(());
+        return Ok(writeln!(out, "{}", client.get_json(&path)?)?);
     }
     if args.id.is_some() {
         write!(out, "{}", details::Details(&client.get(&path)?))?;

@@ -31,8 +31,7 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.socket)?;
     let mut out = std::io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &client.get_json("/api/v1/status")?)?;
-        writeln!(out)?;
+        writeln!(out, "{}", client.get_json("/api/v1/status")?)?;
     } else {
         out.write_all(render(&client.get("/api/v1/status")?).as_bytes())?;
     }

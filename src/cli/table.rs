@@ -1,5 +1,7 @@
 //! Aligned columns of text.
 
+use crate::types::is_unprintable;
+
 /// How a column is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Align {
@@ -23,7 +25,7 @@ impl Table {
 
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         // What a peer or a file put into a name must not speak to the terminal.
-        let clean = |cell: String| cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let clean = |cell: String| cell.replace(is_unprintable, "?");
         self.rows.push(cells.into_iter().map(clean).collect());
     }
 

@@ -38,7 +38,7 @@ pub(super) fn run(args: &UsersArgs) -> anyhow::Result<()> {
     let path = with_query("/api/v1/users", &[("user", args.user.as_deref()), ("limit", args.limit.as_deref())]);
     let mut out = std::io::stdout().lock();
     if args.json {
-        return Ok(writeln!(out, "{:#}", client.get_json(&path)?)?);
+        return Ok(writeln!(out, "{}", client.get_json(&path)?)?);
     }
     let users: Users = client.get(&path)?;
     write!(out, "{}", table(&users.data))?;

@@ -65,6 +65,12 @@ pub struct TlsFacts {
 }
 
 impl Summary {
+    /// Those that were sent on, up and down; `None` for streams.
+    #[must_use]
+    pub fn datagrams(&self) -> Option<[u64; 2]> {
+        (self.protocol == Protocol::Udp).then_some([self.datagrams_up, self.datagrams_down])
+    }
+
     /// The address that the session is connected to.
     #[must_use]
     pub fn address(&self) -> Option<&dyn fmt::Display> {

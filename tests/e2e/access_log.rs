@@ -246,6 +246,43 @@ fn switched_off_and_on_by_a_reload() {
     configure(&arus, "");
 }
 
+/// Opening a pipe waits for its reader, and control would wait with it, deaf to everything, to SIGTERM too.
+#[test]
+fn a_pipe_without_a_reader_is_refused_and_blocked_ones_do_not_pile_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let backend = Backend::start(crate::harness::behaviour::close);
+    let mut arus = one(&backend, "format = \"json\"\naccess = \"off\"");
+    let change = |from: &str, to: &str| {
+        let text = std::fs::read_to_string(arus.config()).unwrap();
+        std::fs::write(arus.config(), text.replace(from, to)).unwrap();
+        reload(&arus).unwrap();
+    };
+    change("\"off\"", &format!("{pipe:?}"));
+    arus.log.message("nobody reads from this pipe");
+    // Now somebody opens it, and reads nothing; each line is larger than what is left once it is full.
+    let reader = std::fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&pipe).unwrap();
+    let web = arus.address("web");
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", arus.pid())).unwrap().count();
+    let before = threads();
+    let mut filler = std::fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&pipe).unwrap();
+    while std::io::Write::write(&mut filler, &[b'\n'; 100]).is_ok() {}
+    for _ in 0..12 {
+        change(&format!("{pipe:?}"), "\"off\"");
+        change("\"off\"", &format!("{pipe:?}"));
+        assert_eq!(Stream::connect(&web).discard().0, 0);
+        arus.wait_active(0);
+    }
+    arus.log.message("cannot be changed; it goes on where it was");
+    assert!(threads() <= before + 8, "{} threads, {before} before", threads());
+    drop(reader);
+    // Broken pipes end them all.
+    eventually("they end", || (threads() <= before + 2).then_some(()));
+    arus.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(arus.wait_exit(crate::harness::DEADLINE).code(), Some(0));
+}
+
 #[test]
 fn a_stderr_that_nobody_reads_holds_up_nobody() {
     let a = tagged("a");

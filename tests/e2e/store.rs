@@ -165,6 +165,43 @@ fn a_full_disk_is_survived_and_counted() {
     assert_eq!(store(&arus)["dropped"], 0);
 }
 
+/// As after a fault of the disk, which most systems answer by mounting it read-only. A mode does not keep root out.
+#[test]
+fn a_read_only_disk_is_survived_and_read() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let echo = Backend::start(behaviour::echo);
+    let script = "mkdir -p \"$0\" && mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && exec \"$@\"";
+    let setup = Setup::one("127.0.0.1:0", &[&echo]);
+    let disk = setup.directory().join("disk");
+    let config = format!("[sessions]\nstore = \"sqlite:{}/s.db\"\nbatch_interval = \"50ms\"", disk.display());
+    let mut arus = setup.also(&config).wrap(&["unshare", "-m", "sh", "-c", script, disk.to_str().unwrap()]).start();
+    let total = |arus: &Arus| get(arus, "/api/v1/sessions?state=closed")["total"].as_u64().unwrap();
+    // First the database cannot be made; then it is there, after an end in good order, and after none.
+    for (round, ending) in [(0, Signal::SIGTERM), (1, Signal::SIGKILL), (2, Signal::SIGTERM)] {
+        let trouble = eventually("it is noticed", || Some(store(&arus)).filter(|store| store["state"] == "trouble"));
+        assert!(trouble["error"].as_str().unwrap().contains("ead-only"), "{trouble}");
+        let events = get(&arus, "/api/v1/events?category=store");
+        assert_eq!(events["data"][0]["message"], "sessions cannot be written to the database", "{events}");
+        assert_eq!(total(&arus), 2 * round, "what was written can be read");
+        drop(exchange(&arus, 1, 1000));
+        eventually("what waits is told as well", || (total(&arus) == 2 * round + 1).then_some(()));
+        let pid = arus.pid().to_string();
+        let args = ["-t", &pid, "-m", "mount", "-o", "remount,bind,rw", disk.to_str().unwrap()];
+        assert!(std::process::Command::new("nsenter").args(args).status().unwrap().success());
+        eventually("it is written", || (store(&arus)["written"] == 1).then_some(()));
+        drop(exchange(&arus, 2, 1000));
+        eventually("so is the next", || (store(&arus)["written"] == 2).then_some(()));
+        assert_eq!((total(&arus), store(&arus)["dropped"].as_u64()), (2 * round + 2, Some(0)));
+        arus.signal(ending);
+        arus.wait_exit(DEADLINE);
+        arus = arus.again();
+    }
+    let names = std::fs::read_dir(&disk).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(names.into_iter().all(|name| !name.contains("corrupt")), "nothing was moved aside");
+}
+
 #[test]
 fn events_tell_what_happened() {
     let closed = Closed::new();

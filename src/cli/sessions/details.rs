@@ -7,6 +7,7 @@ use crate::cli::table::Table;
 use crate::cli::units;
 use crate::control::admin::sessions::Session;
 use crate::control::admin::verdict::{Association, Side};
+use crate::types::is_unprintable;
 
 pub(super) struct Details<'a>(pub(super) &'a Session);
 
@@ -22,6 +23,8 @@ impl fmt::Display for Details<'_> {
             Some(blame) => format!("{reason} (blame: {blame})"),
             None => reason.clone(),
         });
+        let datagrams = session.datagrams_up.zip(session.datagrams_down);
+        let datagrams = datagrams.map(|(up, down)| format!("{up} up, {down} down"));
         let rows = [
             ("id", Some(session.id.clone())),
             ("verdict", verdict),
@@ -58,6 +61,7 @@ impl fmt::Display for Details<'_> {
             ("first byte", millis(session.first_byte_ms)),
             ("up", Some(units::bytes(session.bytes_up))),
             ("down", Some(units::bytes(session.bytes_down))),
+            ("datagrams", datagrams),
             (
                 "inside arus",
                 session
@@ -69,7 +73,7 @@ impl fmt::Display for Details<'_> {
         for (name, value) in rows {
             if let Some(value) = value {
                 // What a peer put into a name must not speak to the terminal.
-                let value: String = value.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+                let value = value.replace(is_unprintable, "?");
                 writeln!(f, "{name:<12} {value}")?;
             }
         }
@@ -77,9 +81,8 @@ impl fmt::Display for Details<'_> {
             let ago = |ms: Option<u64>| {
                 ms.map_or("never".into(), |ms| format!("{} ago", units::micros(ms.saturating_mul(1000))))
             };
-            let Association { targets, datagrams_up, datagrams_down, dropped, last_up_ms, last_down_ms } = association;
+            let Association { targets, dropped, last_up_ms, last_down_ms, .. } = association;
             writeln!(f, "{:<12} {targets}", "targets")?;
-            writeln!(f, "{:<12} {datagrams_up} up, {datagrams_down} down", "datagrams")?;
             writeln!(f, "{:<12} {} up, {} down", "last", ago(*last_up_ms), ago(*last_down_ms))?;
             let dropped: Vec<String> = dropped.iter().map(|(why, count)| format!("{count} {why}")).collect();
             writeln!(f, "{:<12} {}", "dropped", if dropped.is_empty() { "none".into() } else { dropped.join(", ") })?;

@@ -17,7 +17,7 @@ use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use super::client::Client;
+use super::client::{Client, Json};
 use super::socket::SocketArgs;
 use sample::Samples;
 use screen::Choices;
@@ -55,11 +55,11 @@ pub(super) fn run(args: &TopArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.socket)?.with_timeout(PATIENCE);
     let mut samples = Samples::default();
     if args.json {
-        let reading = serde_json::json!({
+        let reading = Json(serde_json::json!({
             "status": client.get_json("/api/v1/status")?,
             "verdicts": client.get_json(VERDICTS)?,
-        });
-        return Ok(writeln!(std::io::stdout(), "{reading:#}")?);
+        }));
+        return Ok(writeln!(std::io::stdout(), "{reading}")?);
     }
     // The first reading is a plain question: no screen for an arus that is not there.
     samples.take(read(&client)?);

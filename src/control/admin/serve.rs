@@ -162,7 +162,13 @@ async fn converse(router: Router, peer: Option<Peer>, stream: impl AsyncRead + A
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().extend(peer.map(one).unwrap_or_default());
-        router.call(request)
+        let router = router.clone();
+        async move {
+            // Of those that come in one go, each waits its turn: names to be looked up and checks of backends are control's
+            // work as well.
+            tokio::task::yield_now().await;
+            router.call(request).await
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -206,4 +212,37 @@ async fn take_body_within(request: Request, next: Next, limit: Duration) -> Resp
 
 async fn timely<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(limit, future).await.ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[test]
+    fn requests_that_come_in_one_go_leave_others_their_turn() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (turns, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+            let (now, asked) = (Arc::clone(&turns), Arc::clone(&seen));
+            let router = Router::new().fallback(move || {
+                asked.lock().unwrap().push(now.load(Ordering::Relaxed));
+                async {}
+            });
+            let (mut client, server) = tokio::io::duplex(64 * 1024);
+            client.write_all(&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(10)).await.unwrap();
+            let connection = tokio::spawn(converse(router, None, server, SOCKET));
+            while seen.lock().unwrap().len() < 10 {
+                turns.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+            connection.abort();
+            let seen = seen.lock().unwrap();
+            assert!(seen.windows(2).all(|two| two[0] < two[1]), "{seen:?}");
+        });
+    }
 }

@@ -45,6 +45,9 @@ pub struct Session {
     pub first_byte_ms: Option<f64>,
     pub bytes_up: u64,
     pub bytes_down: u64,
+    /// Datagrams that a UDP association passed on.
+    pub datagrams_up: Option<u64>,
+    pub datagrams_down: Option<u64>,
     pub state: String,
     pub stage: String,
     pub blame: Option<String>,
@@ -208,6 +211,8 @@ pub(in crate::control) fn describe(summary: &Summary) -> Session {
         first_byte_ms: summary.first_byte.map(millis),
         bytes_up: summary.bytes_up,
         bytes_down: summary.bytes_down,
+        datagrams_up: summary.datagrams().map(|[up, _]| up),
+        datagrams_down: summary.datagrams().map(|[_, down]| down),
         state: summary.state.label().into(),
         stage: summary.stage.label().into(),
         blame: summary.blame.map(|blame| blame.label().into()),

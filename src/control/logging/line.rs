@@ -11,6 +11,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::plan::LogFormat;
+use crate::types::is_unprintable;
 
 /// Which of the two is written; clones share it.
 #[derive(Debug, Clone)]
@@ -89,7 +90,7 @@ fn colour(level: Level) -> &'static str {
 /// Writes `text` so that it can neither end the line nor speak to a terminal.
 fn escape(text: &str, out: &mut impl Write) -> fmt::Result {
     let mut rest = text;
-    while let Some(at) = rest.find(is_unsafe) {
+    while let Some(at) = rest.find(is_unprintable) {
         let (clean, from) = rest.split_at(at);
         out.write_str(clean)?;
         let mut chars = from.chars();
@@ -99,10 +100,4 @@ fn escape(text: &str, out: &mut impl Write) -> fmt::Result {
         rest = chars.as_str();
     }
     out.write_str(rest)
-}
-
-/// Control characters, and those that change the direction or break of what follows.
-fn is_unsafe(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 
 use crate::config::plan::LogFormat;
 use crate::stats::summary::Summary;
+use crate::types::is_unprintable;
 
 /// The fields, in their order. Those that a connection does not have are `null` in JSON and `-` in text.
 #[derive(Debug, Serialize)]
@@ -170,7 +171,7 @@ fn append_text(out: &mut Vec<u8>, line: &Line<'_>) {
 
 /// Writes a value plainly where that cannot be misread, else quoted with escapes.
 fn push_value(text: &mut String, value: &str) {
-    let is_plain = |c: char| !c.is_control() && !c.is_whitespace() && !matches!(c, '"' | '\\' | '=');
+    let is_plain = |c: char| !is_unprintable(c) && !c.is_whitespace() && !matches!(c, '"' | '\\' | '=');
     if !value.is_empty() && value != "-" && value.chars().all(is_plain) {
         text.push_str(value);
         return;
@@ -192,12 +193,7 @@ fn push_value(text: &mut String, value: &str) {
     text.push('"');
 }
 
-/// Controls (C0, DEL, C1), and the two separators that some viewers break lines at.
-fn is_unprintable(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
-}
-
-/// JSON as serde_json writes it, with DEL, the C1 controls and the line separators escaped too: they are legal in JSON,
+/// JSON as serde_json writes it, with DEL, the C1 controls, line separators and changes of direction escaped too: they are legal in JSON,
 /// and a terminal obeys them all the same.
 struct NoControls(CompactFormatter);
 
@@ -259,7 +255,7 @@ mod tests {
 
     #[test]
     fn nothing_forges_a_line_or_a_field() {
-        let evil = "a\nb\r state=x \"q\" \\ \u{1b}[2J \u{7f} \u{9b} \u{2028} é";
+        let evil = "a\nb\r state=x \"q\" \\ \u{1b}[2J \u{7f} \u{9b} \u{2028} \u{202e} é";
         for format in [LogFormat::Text, LogFormat::Json] {
             let line = rendered(evil, format);
             assert_eq!(line.matches('\n').count(), 1, "{line}");

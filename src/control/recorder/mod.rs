@@ -77,7 +77,7 @@ impl Recorder {
         let (orders, receiver) = unbounded();
         let (ended, finished) = bounded::<()>(1);
         let (unwritten, unheard) = bounded(UNHEARD);
-        let telling = Telling { unwritten, ended };
+        let telling = Telling { unwritten, ended, count: Arc::default() };
         let pen = Pen::take_up(sink, telling.clone())?;
         let journal = Journal { pen, format, shards, store, lost: Losses::new(), telling, unheard };
         let thread = std::thread::Builder::new().name("recorder".into()).spawn(move || {
@@ -167,7 +167,7 @@ impl Journal {
                         match Pen::take_up(sink, self.telling.clone()) {
                             Ok(pen) => (self.pen, self.format) = (pen, format),
                             Err(error) => {
-                                tracing::warn!(%error, "no thread for the access log; it goes on where it was");
+                                tracing::warn!(%error, "the access log cannot be changed; it goes on where it was");
                             }
                         }
                         let _ = reply.try_send(());
@@ -191,7 +191,7 @@ impl Journal {
     /// Hears from the pens to their ends.
     fn end(self) {
         let Self { pen, telling, unheard, mut lost, .. } = self;
-        let Telling { unwritten, ended } = telling;
+        let Telling { unwritten, ended, .. } = telling;
         drop((pen, unwritten));
         for unwritten in unheard {
             lost.unwritten(&unwritten);
@@ -407,7 +407,7 @@ pub(super) mod tests {
 
     fn journal(log: &AccessLog) -> Journal {
         let ((unwritten, unheard), (ended, _)) = (bounded(UNHEARD), bounded(1));
-        let telling = Telling { unwritten, ended };
+        let telling = Telling { unwritten, ended, count: Arc::default() };
         let pen = Pen::take_up(Sink::open(log).unwrap(), telling.clone()).unwrap();
         let (shards, store, lost) = (Vec::new(), None, Losses::new());
         Journal { pen, format: LogFormat::Json, shards, store, lost, telling, unheard }

@@ -13,6 +13,9 @@ use crate::control::background;
 /// Bytes that may wait, some 10,000 lines; what comes beyond is lost.
 const WAITING: usize = 4 * 1024 * 1024;
 
+/// Logs that were changed for others and still block. Each has a thread, a file and what waits for it.
+const BLOCKED: usize = 4;
+
 /// Writes one access log.
 #[derive(Debug)]
 pub(super) struct Pen {
@@ -40,16 +43,22 @@ struct Batch {
 pub(super) struct Telling {
     pub(super) unwritten: Sender<Unwritten>,
     pub(super) ended: Sender<()>,
+    /// One more for each of them.
+    pub(super) count: Arc<()>,
 }
 
 impl Pen {
     /// Takes a log up. Dropped, it writes what still waits, and ends.
     ///
     /// # Errors
-    /// When the thread cannot be made.
+    /// When the thread cannot be made, or too many from before still wait for their logs.
     pub(super) fn take_up(sink: Sink, telling: Telling) -> io::Result<Self> {
         if sink.is_off() {
             return Ok(Self { thread: None });
+        }
+        // Besides those of the threads: the recorder's, and this one.
+        if Arc::strong_count(&telling.count) > 2 + BLOCKED {
+            return Err(io::Error::other("logs from before take nothing, and still wait"));
         }
         let (batches, handed) = unbounded::<Batch>();
         let (emptied, empty) = bounded(2);
@@ -66,7 +75,7 @@ impl Pen {
                 batch.text.clear();
                 let _ = emptied.try_send(batch.text);
             }
-            drop(telling.ended);
+            drop((telling.count, telling.ended));
         })?;
         Ok(Self { thread: Some(Line { batches, waiting, empty }) })
     }

@@ -4,6 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::config::plan::AccessLog;
 
@@ -34,10 +37,13 @@ impl Sink {
                 Ok(stderr) => Some(File::from(stderr)),
                 Err(error) => return Err(format!("access log: stderr cannot be used: {error}")),
             },
-            AccessLog::File(path) => {
-                let opened = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
-                Some(opened.map_err(|error| format!("access log {} cannot be opened: {error}", path.display()))?)
-            }
+            AccessLog::File(path) => Some(append_to(path).map_err(|error| {
+                let why = match error.raw_os_error() {
+                    Some(libc::ENXIO) => "nobody reads from this pipe".to_owned(),
+                    _ => error.to_string(),
+                };
+                format!("access log {} cannot be opened: {why}", path.display())
+            })?),
         };
         Ok(Self { out, is_torn: false })
     }
@@ -75,4 +81,12 @@ impl Sink {
         }
         Unwritten { lines: lines - done.iter().filter(|byte| **byte == b'\n').count() as u64, error }
     }
+}
+
+/// Whoever opens a pipe to write to it would wait for its reader, and all of control with it; who writes may wait.
+fn append_to(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let file = options.append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK).open(path)?;
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
+    Ok(file)
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use rusqlite::Connection;
 
 use super::filter::{Filter, Order};
+use super::mapping::Here;
 use super::query::{self, Sorted};
 use super::record::{Destination, bounded, hour, hour_of};
 use super::rollup::{Kind, Sums};
@@ -83,8 +84,9 @@ impl Store {
             return Ok(merge(memory, Vec::new(), order, skip, most, 0));
         };
         let unwritten = self.shared.shelf.unwritten();
+        let boot = self.shared.boot;
         self.read(path, move |connection| {
-            let unwritten = not_in(&unwritten, query::progress(connection)?);
+            let unwritten = not_in(&unwritten, query::progress(connection, boot)?);
             let memory = once(live, unwritten.filter(|summary| filter.takes(summary)));
             let is_live = |summary: &&Arc<Summary>| summary.state == State::Active;
             let ended = query::ended(connection, memory.iter().filter(is_live).map(|summary| summary.id))?;
@@ -122,8 +124,9 @@ impl Store {
             return Ok(overview(&memory, Sums::default(), Vec::new(), Vec::new()));
         };
         let unwritten = self.shared.shelf.unwritten();
+        let boot = self.shared.boot;
         self.read(path, move |connection| {
-            let unwritten = not_in(&unwritten, query::progress(connection)?);
+            let unwritten = not_in(&unwritten, query::progress(connection, boot)?);
             let memory = once(live, unwritten.filter(|summary| hour(summary) > from));
             let is_live = |summary: &&Arc<Summary>| summary.state == State::Active;
             let ended = query::ended(connection, memory.iter().filter(is_live).map(|summary| summary.id))?;
@@ -157,8 +160,9 @@ impl Store {
             return Err(Unanswered::TooSlow);
         };
         let (sender, mut interrupt) = tokio::sync::oneshot::channel();
+        let shared = Arc::clone(&self.shared);
         let work = tokio::task::spawn_blocking(move || {
-            let _place = place;
+            let (_place, _here) = (place, Here::enter(&shared.was_cut));
             let connection = open(&path)?;
             let _ = sender.send(connection.get_interrupt_handle());
             let transaction = connection.unchecked_transaction()?;

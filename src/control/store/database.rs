@@ -18,15 +18,17 @@ pub(super) const RESTART: &str = "server_restart";
 
 const COLUMNS: &str = "id, listener, service, protocol, user, source, source_ip, peer, target, destination, \
     destination_ip, destination_port, backend, upstream, start_us, duration_us, connect_us, first_byte_us, bytes_up, \
-    bytes_down, state, stage, blame, reason, acl_rule, sni, alpn, tls_version, tls_cipher, shard, generation";
+    bytes_down, state, stage, blame, reason, acl_rule, sni, alpn, tls_version, tls_cipher, shard, generation, \
+    datagrams_up, datagrams_down";
 const VALUES: &str = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
-    ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31";
+    ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33";
 
 #[derive(Debug)]
 pub(super) struct Database {
     connection: Connection,
     pub(super) path: PathBuf,
-    identity: Identity,
+    /// Of each of its files. While it is open SQLite makes none of them anew.
+    identities: [Option<Identity>; 3],
     rollup: Rollup,
     /// Tells this process's records from those of others.
     boot: i64,
@@ -36,9 +38,11 @@ impl Database {
     /// Opens it, and closes what a process that was killed has left open. Says how many sessions that were.
     pub(super) fn open(path: &Path, boot: i64) -> Result<(Self, u64), Fault> {
         let connection = file::open(path)?;
-        let identity = Identity::of(path).map_err(|error| Fault::Medium(error.to_string()))?;
-        let mut database = Self { connection, path: path.to_owned(), identity, rollup: Rollup::default(), boot };
+        let (path, identities) = (path.to_owned(), [None; 3]);
+        let mut database = Self { connection, path, identities, rollup: Rollup::default(), boot };
         let stale = database.begin()?;
+        // The other two are there once something was written.
+        database.identities = file::all(&database.path).map(|path| Identity::of(&path).ok());
         Ok((database, stale))
     }
 
@@ -55,9 +59,11 @@ impl Database {
         Ok(stale)
     }
 
-    /// Whether the path still leads to this file.
-    pub(super) fn is_in_place(&self) -> bool {
-        Identity::of(&self.path).is_ok_and(|identity| identity == self.identity)
+    /// The files that are not any more what was opened: what is written to them nobody finds.
+    pub(super) fn missing(&self) -> Vec<PathBuf> {
+        let files = file::all(&self.path).into_iter().zip(self.identities);
+        let missing = files.filter(|(path, identity)| identity.is_some() && Identity::of(path).ok() != *identity);
+        missing.map(|(path, _)| path).collect()
     }
 
     pub(super) fn check(&self) -> Result<(), Fault> {
@@ -164,7 +170,7 @@ fn insert(
     summary: &Summary,
     destination: Option<&Destination<'_>>,
 ) -> rusqlite::Result<()> {
-    let (tls, backend) = (summary.tls.as_deref(), summary.backend.as_deref());
+    let (tls, backend, datagrams) = (summary.tls.as_deref(), summary.backend.as_deref(), summary.datagrams());
     statement.execute(params![
         id_bytes(summary.id),
         bounded(&summary.listener),
@@ -178,7 +184,7 @@ fn insert(
         destination.map(|destination| bounded(&destination.host)),
         destination.and_then(|destination| destination.ip).map(ip_key),
         destination.and_then(|destination| destination.port),
-        backend.map(|backend| backend.address.to_string()),
+        summary.address().map(ToString::to_string),
         backend.map(|backend| &*backend.upstream),
         micros(summary.start),
         span(summary.duration),
@@ -197,6 +203,8 @@ fn insert(
         tls.and_then(|tls| tls.cipher),
         summary.shard.0,
         count(summary.generation.0),
+        datagrams.map(|[up, _]| count(up)),
+        datagrams.map(|[_, down]| count(down)),
     ])?;
     Ok(())
 }

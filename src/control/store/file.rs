@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,9 +12,15 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 /// "arus", in the header of the file.
 const APPLICATION: i32 = i32::from_be_bytes(*b"arus");
 /// Each brings a database of the version that is its index to the next.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("datagrams.sql")];
 /// A file up to this size is looked through when it is opened; a larger one shows its faults when it is used.
 const CHECKED_BYTES: u64 = 64 * 1024 * 1024;
+/// Databases that are kept when they were moved aside: each may be as large as what the disk holds.
+const KEPT_ASIDE: usize = 3;
+/// Between the name of a database and the second since 1970 when it was moved aside.
+const ASIDE: &str = ".corrupt.";
+/// What SQLite puts to the name of a database for its other files.
+const ENDS: [&str; 2] = ["-wal", "-shm"];
 /// Another process that looks into the database may hold it up so long.
 const BUSY: Duration = Duration::from_secs(2);
 
@@ -64,7 +71,9 @@ impl Identity {
 pub(super) fn open(path: &Path) -> Result<Connection, Fault> {
     let medium = |error: io::Error| Fault::Medium(format!("{}: {error}", path.display()));
     // SQLite gives its other files the mode of this one.
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(medium)?;
+    // Nor does this wait for whoever reads from a pipe.
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).custom_flags(libc::O_NONBLOCK).open(path).map_err(medium)?;
     let metadata = fs::metadata(path).map_err(medium)?;
     if !metadata.is_file() {
         return Err(Fault::Medium(format!("{} is no file", path.display())));
@@ -110,16 +119,35 @@ pub(super) fn check(connection: &Connection) -> Result<(), Fault> {
 
 /// Opens a database to read from it; it has to be there.
 pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Connection> {
-    let connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    match read_from(path, flags) {
+        // Who reads makes the two other files where they are not there, and on a read-only disk cannot. All is in the
+        // one file then, and nobody changes it.
+        Err(error) if is_unmade(&error) && all(path)[1].metadata().map_or(0, |wal| wal.len()) == 0 => {
+            let escaped: String = path.as_os_str().as_bytes().iter().map(|byte| format!("%{byte:02x}")).collect();
+            let uri = format!("file:{escaped}?immutable=1");
+            read_from(Path::new(&uri), flags | OpenFlags::SQLITE_OPEN_URI)
+        }
+        other => other,
+    }
+}
+
+fn read_from(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(Duration::from_millis(200))?;
-    connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -8192; PRAGMA trusted_schema = OFF;")?;
+    connection.execute_batch(
+        "PRAGMA query_only = ON; PRAGMA cache_size = -8192; PRAGMA trusted_schema = OFF; PRAGMA user_version;",
+    )?;
     Ok(connection)
+}
+
+fn is_unmade(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
 }
 
 /// The files that belong to a database.
 pub(in crate::control) fn all(path: &Path) -> [PathBuf; 3] {
-    ["", "-wal", "-shm"].map(|end| with_end(path, end))
+    ["", ENDS[0], ENDS[1]].map(|end| with_end(path, end))
 }
 
 fn with_end(path: &Path, end: &str) -> PathBuf {
@@ -128,19 +156,50 @@ fn with_end(path: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
-/// Gives a database another name; says which.
+/// Gives a database another name; says which. Of those that were moved before, only the newest stay.
 pub(super) fn move_aside(path: &Path) -> io::Result<PathBuf> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let name = |n: u32| match n {
-        0 => with_end(path, &format!(".corrupt.{seconds}")),
-        n => with_end(path, &format!(".corrupt.{seconds}.{n}")),
-    };
-    let aside = (0..100).map(name).find(|name| !name.exists()).unwrap_or_else(|| name(100));
+    // A clock that was set back makes nobody the oldest who is new.
+    let newest = set_aside(path).last().map_or(0, |(when, _)| when.saturating_add(1));
+    let aside = with_end(path, &format!("{ASIDE}{}", seconds.max(newest)));
     for (from, to) in all(path).iter().zip(all(&aside)) {
         match fs::rename(from, to) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }
+    let aside_now = set_aside(path);
+    for (_, old) in &aside_now[..aside_now.len().saturating_sub(KEPT_ASIDE)] {
+        for file in all(old) {
+            // What cannot be removed now is tried again at the next one.
+            let _ = fs::remove_file(file);
+        }
+    }
     Ok(aside)
+}
+
+/// The databases that were moved aside, oldest first.
+fn set_aside(path: &Path) -> Vec<(u64, PathBuf)> {
+    let Some(name) = path.file_name() else { return Vec::new() };
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut aside: Vec<(u64, PathBuf)> = fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let found = entry.file_name();
+            let rest = found.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(ASIDE.as_bytes())?;
+            let mut when = std::str::from_utf8(rest).ok()?;
+            // The database itself may be gone, and its other files left.
+            for end in ENDS {
+                when = when.strip_suffix(end).unwrap_or(when);
+            }
+            let is_number = !when.is_empty() && when.bytes().all(|byte| byte.is_ascii_digit());
+            let when = is_number.then(|| when.parse().ok())??;
+            Some((when, with_end(path, &format!("{ASIDE}{when}"))))
+        })
+        .collect();
+    aside.sort_unstable();
+    aside.dedup();
+    aside
 }

@@ -2,6 +2,7 @@
 //!
 //! - `shelf` holds what is in memory: the recorder thread puts, the `writer` thread takes.
 //! - `file` opens databases, `database` writes, `rollup` keeps the sums by hour.
+//! - `mapping` keeps a file that is cut short from ending the process.
 //! - `filter` says what is asked for, `query` asks the database, `ask` puts the parts of an answer together.
 //!
 //! A record is in exactly one place: on the shelf as not written, or in the database, which notes the number of the last
@@ -11,6 +12,7 @@ mod ask;
 mod database;
 mod file;
 mod filter;
+mod mapping;
 mod query;
 mod record;
 mod rollup;
@@ -59,12 +61,16 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Shared {
+    /// Tells this process's records from those of others.
+    boot: i64,
     shelf: Shelf,
     condition: Mutex<Condition>,
     written: AtomicU64,
     has_begun: AtomicBool,
     /// Somebody who reads has found the content wanting.
     is_suspect: AtomicBool,
+    /// Somebody has cut a file of the database short.
+    was_cut: AtomicBool,
     questions: Arc<Semaphore>,
     settler: OnceLock<Settler>,
     /// Tests hold the writer up by it, as a slow disk would.
@@ -110,7 +116,6 @@ impl Store {
             events,
             shards,
             begun: Some(begun),
-            boot: (RandomState::new().hash_one(std::process::id()) >> 1) as i64,
             database: None,
             census: Census::new(),
             clock: SteadyClock::default(),
@@ -187,11 +192,13 @@ impl Store {
 impl Shared {
     fn new(terms: &Sessions) -> Self {
         Self {
+            boot: (RandomState::new().hash_one(std::process::id()) >> 1) as i64,
             shelf: Shelf::new(terms),
             condition: Mutex::new(Condition::Opening),
             written: AtomicU64::new(0),
             has_begun: AtomicBool::new(false),
             is_suspect: AtomicBool::new(false),
+            was_cut: AtomicBool::new(false),
             questions: Arc::new(Semaphore::new(QUESTIONS)),
             settler: OnceLock::new(),
             held: Mutex::new(()),

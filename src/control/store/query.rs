@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use rusqlite::types::Value;
+use rusqlite::types::{FromSql, Value};
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::filter::{Filter, Order};
@@ -18,9 +18,10 @@ pub(super) struct Sorted {
     pub(super) session: Session,
 }
 
-/// Up to which record the database has come.
-pub(super) fn progress(connection: &Connection) -> rusqlite::Result<u64> {
-    connection.query_row("SELECT number FROM progress", [], |row| row.get(0))
+/// Up to which record of this process the database has come. One that it cannot write to speaks of another.
+pub(super) fn progress(connection: &Connection, boot: i64) -> rusqlite::Result<u64> {
+    let number = connection.query_row("SELECT number FROM progress WHERE boot = ?1", [boot], |row| row.get(0));
+    number.optional().map(Option::unwrap_or_default)
 }
 
 pub(super) fn total(connection: &Connection, filter: &Filter) -> rusqlite::Result<u64> {
@@ -111,6 +112,14 @@ fn id(row: &Row<'_>) -> rusqlite::Result<u128> {
     row.get("id").map(u128::from_be_bytes)
 }
 
+/// A column that a database does not have which could not be brought up to date: on a read-only disk, say.
+fn newer<T: FromSql>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>> {
+    match row.get(column) {
+        Err(rusqlite::Error::InvalidColumnName(_)) => Ok(None),
+        other => other,
+    }
+}
+
 fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
     let time = |micros: i64| -> SystemTime { time_of(micros) };
     let span = |micros: i64| Duration::from_micros(micros.unsigned_abs());
@@ -134,6 +143,8 @@ fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
         first_byte_ms: ms("first_byte_us")?,
         bytes_up: row.get("bytes_up")?,
         bytes_down: row.get("bytes_down")?,
+        datagrams_up: newer(row, "datagrams_up")?,
+        datagrams_down: newer(row, "datagrams_down")?,
         state: row.get("state")?,
         stage: row.get("stage")?,
         blame: row.get("blame")?,

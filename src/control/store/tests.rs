@@ -17,6 +17,7 @@ use crate::shard::command::{Command, Inbox};
 use crate::types::{self, Blame, Client, Generation, Protocol, Reason, Service, SessionId, ShardId, Stage};
 
 mod bad_disks;
+mod old_files;
 
 const START_MS: u64 = 1_000;
 const NEWEST: Order = Order { by: Sort::Start, is_descending: true };
@@ -119,10 +120,10 @@ fn session(n: u64) -> Summary {
         generation: Generation(1),
         listener: if n.is_multiple_of(2) { "web".into() } else { "socks".into() },
         client: Client::Ip(source),
-        remote: None,
+        remote: (n % 6 == 5).then(|| format!("203.0.113.{}:443", n % 200).parse().unwrap()),
         source: if n.is_multiple_of(11) { Client::Unix } else { Client::Ip(source) },
         service: Service::Socks5,
-        protocol: Protocol::Tcp,
+        protocol: if n % 8 == 3 { Protocol::Udp } else { Protocol::Tcp },
         user: (!n.is_multiple_of(5)).then(|| format!("user{}", n % 5).into()),
         target: target.map(Into::into),
         rule: None,
@@ -134,8 +135,8 @@ fn session(n: u64) -> Summary {
         first_byte: None,
         bytes_up: n * 31 % 1009,
         bytes_down: n * 17 % 2003,
-        datagrams_up: 0,
-        datagrams_down: 0,
+        datagrams_up: if n % 8 == 3 { n % 13 } else { 0 },
+        datagrams_down: if n % 8 == 3 { n % 11 } else { 0 },
         state,
         stage: Stage::Relay,
         blame: (state != types::State::Closed).then_some(Blame::Client),
@@ -213,9 +214,11 @@ fn memory_and_database_answer_alike() {
     }
     assert!(found_some > 12, "the filters find nothing");
     // What comes from the database reads as what comes from memory.
-    let from_database = stage.runtime.block_on(stage.store.find(session(7).id)).unwrap().unwrap();
-    let from_memory = crate::control::admin::sessions::describe(&session(7));
-    assert_eq!(serde_json::to_value(from_database).unwrap(), serde_json::to_value(from_memory).unwrap());
+    for n in [5, 7, 11] {
+        let from_database = stage.runtime.block_on(stage.store.find(session(n).id)).unwrap().unwrap();
+        let from_memory = crate::control::admin::sessions::describe(&session(n));
+        assert_eq!(serde_json::to_value(from_database).unwrap(), serde_json::to_value(from_memory).unwrap());
+    }
     drop(held);
 }
 

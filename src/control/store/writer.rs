@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,6 +12,7 @@ use serde_json::json;
 
 use super::database::Database;
 use super::file::{self, Fault};
+use super::mapping::Here;
 use super::shelf::{Finished, Shelf, Work};
 use super::{Condition, Shared};
 use crate::config::plan::Store;
@@ -46,7 +48,6 @@ pub(super) struct Writer {
     pub(super) shards: Vec<Mailbox>,
     /// Told once the first database is open, or is found not to open.
     pub(super) begun: Option<SyncSender<()>>,
-    pub(super) boot: i64,
     pub(super) database: Option<Database>,
     pub(super) census: Census,
     pub(super) clock: SteadyClock,
@@ -71,8 +72,8 @@ impl Census {
 
 impl Writer {
     pub(super) fn run(mut self) {
-        let shelf = Arc::clone(&self.shared);
-        let shelf = &shelf.shelf;
+        let shared = Arc::clone(&self.shared);
+        let (shelf, _here) = (&shared.shelf, Here::enter(&shared.was_cut));
         let mut due = Instant::now();
         loop {
             let terms = shelf.terms();
@@ -117,7 +118,7 @@ impl Writer {
 
     /// Opens the database; says whether it is open.
     fn enter(&mut self, path: &Path) -> bool {
-        let opened = match Database::open(path, self.boot) {
+        let opened = match Database::open(path, self.shared.boot) {
             Err(Fault::Content(why)) => self.begin_anew(path, &why),
             other => other,
         };
@@ -159,7 +160,7 @@ impl Writer {
             "the session database cannot be used; a new one was begun",
             details,
         );
-        Database::open(path, self.boot)
+        Database::open(path, self.shared.boot)
     }
 
     fn leave(&mut self) {
@@ -199,11 +200,16 @@ impl Writer {
     /// What is done once in a while.
     fn look_round(&mut self, retention: Duration) {
         let Some(database) = &self.database else { return };
-        if !database.is_in_place() {
-            let path = database.path.clone();
-            tracing::warn!(path = %path.display(), "the session database was moved or removed; a new one is begun");
-            let message = "the session database was moved or removed; a new one is begun";
+        let was_cut = self.shared.was_cut.swap(false, Ordering::Relaxed);
+        let missing = database.missing().into_iter().next();
+        if let Some(path) = missing.or_else(|| was_cut.then(|| file::all(&database.path)[2].clone())) {
+            let message = match path == database.path {
+                true => "the session database was moved or removed; a new one is begun",
+                false => "a file of the session database was moved, removed or cut; it is opened again",
+            };
+            tracing::warn!(path = %path.display(), "{message}");
             self.events.say(Severity::Warning, Category::Store, message, json!({ "path": path }));
+            // What only the removed file had comes into the database by its end.
             self.database = None;
             return;
         }

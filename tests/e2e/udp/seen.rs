@@ -39,3 +39,37 @@ fn who_an_association_waits_for_is_told() {
     client.send(at, b"ask again");
     wait("backend", "no answer to what was sent");
 }
+
+/// What is known of a session while it lives is known when it has ended, too, also to the process after this one.
+#[test]
+fn datagrams_and_dialled_addresses_are_stored() {
+    let mut arus = setup("").start();
+    let client = Associated::new(&arus);
+    let (target, at) = udp("127.0.0.1:0");
+    for _ in 0..3 {
+        client.send(at, b"ask");
+        let (_, from) = receive(&target);
+        target.send_to(b"answer", from).unwrap();
+        client.expect(at, b"answer");
+    }
+    drop(client);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dialled = listener.local_addr().unwrap();
+    let mut stream = connect(&arus, 0);
+    let name = [&[5, 1, 0, 5, 1, 0, 3, 9][..], b"localhost", &dialled.port().to_be_bytes()].concat();
+    stream.write_all(&name).unwrap();
+    stream.read_exact(&mut [0; 4]).unwrap();
+    drop((stream, listener.accept().unwrap()));
+    eventually("both have ended", || arus.sessions().is_empty().then_some(()));
+    arus.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(arus.wait_exit(DEADLINE).success());
+    let arus = arus.again();
+    let (_, page) = arus.request("GET", "/api/v1/sessions?order=asc");
+    let [association, stream] = &page["data"].as_array().unwrap()[..] else { panic!("{page:#}") };
+    assert_eq!((&association["datagrams_up"], &association["datagrams_down"]), (&3.into(), &3.into()), "{page:#}");
+    assert!(stream["datagrams_up"].is_null(), "{page:#}");
+    assert_eq!(stream["target"], format!("localhost:{}", dialled.port()));
+    assert_eq!(stream["backend"], dialled.to_string(), "{page:#}");
+    let (text, ok) = arus.command(&["sessions", association["id"].as_str().unwrap()]);
+    assert!(ok && text.contains("3 up, 3 down"), "{text}");
+}

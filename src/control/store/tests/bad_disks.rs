@@ -34,6 +34,38 @@ fn what_is_no_use_is_moved_aside() {
     }
 }
 
+/// A program that breaks its database again and again (or a disk that does) fills no disk.
+#[test]
+fn only_the_newest_that_were_moved_aside_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sessions.db");
+    let others = ["sessions.db.corrupt.mine", "sessions.db.corrupt.+7", "sessions.db2.corrupt.5", "other.db.corrupt.5"];
+    for other in others {
+        fs::write(directory.path().join(other), "theirs").unwrap();
+    }
+    // One from before, of a clock that was ahead, and what is left of another.
+    let ahead = 4_000_000_000_u64;
+    fs::write(directory.path().join(format!("sessions.db.corrupt.{ahead}")), "ahead").unwrap();
+    fs::write(directory.path().join("sessions.db.corrupt.17-wal"), "left").unwrap();
+    let mut moved = Vec::new();
+    for n in 0..10 {
+        for file in file::all(&path) {
+            fs::write(file, n.to_string()).unwrap();
+        }
+        moved.push(file::move_aside(&path).unwrap());
+    }
+    let newest: Vec<PathBuf> =
+        (8..=10).map(|n| directory.path().join(format!("sessions.db.corrupt.{}", ahead + n))).collect();
+    assert_eq!(moved[7..], newest);
+    for (n, aside) in moved.iter().enumerate() {
+        for file in file::all(aside) {
+            assert_eq!(fs::read_to_string(file).ok(), (n >= 7).then(|| n.to_string()));
+        }
+    }
+    let left = fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(left, 3 * 3 + others.len(), "only what arus itself made is removed");
+}
+
 /// A database with some records, closed.
 fn made(path: &Path) {
     let store = Store::start(&terms(path), events(), Vec::new()).unwrap();
@@ -68,6 +100,33 @@ fn what_goes_bad_while_it_is_used_is_noticed() {
     let before = stage.store.state().written;
     stage.put((500..510).map(session));
     stage.wait_written(before + 1);
+}
+
+/// Somebody tidies up: what is written from then on would be nowhere, and nobody could read. Or somebody copies other
+/// files over them: the process would end, as one of them is mapped.
+#[test]
+fn the_other_files_of_a_database_are_missed() {
+    let cut = |path: &Path| fs::File::options().write(true).open(path).and_then(|file| file.set_len(0));
+    let remove = |path: &Path| fs::remove_file(path);
+    type Harm<'h> = &'h dyn Fn(&Path) -> std::io::Result<()>;
+    let harms: [(usize, Harm<'_>); 3] = [(1, &remove), (2, &remove), (2, &cut)];
+    for (end, harm) in harms {
+        let stage = Desk::new();
+        stage.put((0..300).map(session));
+        stage.wait_written(300);
+        harm(&file::all(&stage.path)[end]).unwrap();
+        stage.put((300..350).map(session));
+        until("the loss is noticed", || stage.said().len() == 1);
+        assert_eq!(stage.said(), ["a file of the session database was moved, removed or cut; it is opened again"]);
+        stage.put((350..400).map(session));
+        stage.wait_written(400);
+        until("it is opened", || stage.store.state().state == "ok");
+        assert_eq!((stage.total(Filter::default()), stage.aside()), (400, 0));
+        stage.store.finish(Duration::from_secs(60));
+        let connection = Connection::open(&stage.path).unwrap();
+        let stored: u64 = connection.query_row("SELECT count(*) FROM sessions", [], |row| row.get(0)).unwrap();
+        assert_eq!(stored, 400);
+    }
 }
 
 #[test]

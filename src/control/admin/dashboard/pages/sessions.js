@@ -149,6 +149,7 @@ function full(app, session) {
       ['Lasted', span(session.duration_ms / 1000)],
       ['Up', `${bytes(session.bytes_up)} (${exact(session.bytes_up)} B)`],
       ['Down', `${bytes(session.bytes_down)} (${exact(session.bytes_down)} B)`],
+      ['Datagrams', session.protocol !== 'udp' || session.association ? null : `${exact(session.datagrams_up ?? 0)} up, ${exact(session.datagrams_down ?? 0)} down`],
       ['Shard', `${session.shard} · generation ${session.generation}`],
     ]),
     isLive && app.canWrite() ? h('div', { class: 'buttons', key: 'buttons' }, h('button', { type: 'button', class: 'button danger', onclick: () => kill(app, session) }, 'Kill this session')) : null,

@@ -6,16 +6,16 @@ use std::path::Path;
 
 use super::super::address;
 use super::super::error::{Report, Wrong};
-use super::super::plan::{Admin, AdminListen, AdminToken, AdminUser, PasswordHash, Scope, TokenDigest};
+use super::super::plan::{Admin, AdminListen, AdminToken, AdminUser, Scope, TokenDigest};
 use super::super::raw;
 use super::super::read::{List, Text};
+use super::hash::password_hash;
 use super::{required, unique_name, word};
 use crate::limits;
 use crate::types::Name;
 
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 const SCOPES: [(&str, Scope); 2] = [(Scope::Read.word(), Scope::Read), (Scope::Write.word(), Scope::Write)];
-const MAKE_HASH: &str = "`arus hash-password` makes one";
 const MAKE_DIGEST: &str = "`printf %s TOKEN | sha256sum` prints it; write \"sha256:\" before it";
 
 pub(super) fn admin(raw: Option<&raw::Admin<'_>>, state_dir: &Path, report: &mut Report<'_>) -> Admin {
@@ -100,21 +100,6 @@ fn bounded<T>(list: &List<T>, most: usize, key: &str, report: &mut Report<'_>) {
     if list.items.len() > most {
         report.error(&list.span, format!("more than {most} `{key}`"));
     }
-}
-
-/// Checked for its form here, so that nobody learns at the first login that it cannot be used. What it says is never
-/// repeated in a message.
-fn password_hash(text: &Text<'_>, report: &mut Report<'_>) -> Option<PasswordHash> {
-    let hash: &str = text.get_ref();
-    let wrong = |what: &str| Wrong::new(format!("`password_hash` is not a hash: {what}")).hint(MAKE_HASH);
-    let checked = if hash.starts_with("$2") {
-        hash.parse::<bcrypt::HashParts>().map(|_| ()).map_err(|_| wrong("a bcrypt hash has 60 characters"))
-    } else if hash.starts_with("$argon2id$") {
-        argon2::PasswordHash::new(hash).map(|_| ()).map_err(|_| wrong("its argon2id parts are malformed"))
-    } else {
-        Err(wrong("it begins with neither `$argon2id$` nor `$2`"))
-    };
-    report.accept(&text.span(), checked).map(|()| PasswordHash(hash.into()))
 }
 
 fn digest(text: &Text<'_>, report: &mut Report<'_>) -> Option<TokenDigest> {

@@ -31,9 +31,14 @@ fn hashes_that_cannot_be_checked_are_errors_with_their_place() {
         assert_eq!(found.len(), 1, "{hash}: {found:?}");
         assert!(found[0].starts_with("f:3:17: `password_hash` cannot be used") && found[0].contains(what), "{found:?}");
         assert!(hash.len() < 12 || !found[0].contains(hash), "{found:?}");
+        // There is one way to read them.
+        let of_admin = errors(&format!("[admin]\nusers = [{{ name = \"a\", password_hash = '{hash}' }}]"));
+        let words = |found: &str| found.split_once(": ").unwrap().1.to_owned();
+        assert_eq!((of_admin.len(), words(&of_admin[0])), (1, words(&found[0])));
     }
     for hash in [GOOD, "$2y$12$L6Bc/AlTQHyd9liGgGEZyOFLPHNgyxeEPfgYfBCVxJ7JIlwxyVU3u"] {
         plan(&format!("[[auth.user]]\nname = \"a\"\npassword_hash = '{hash}'\n{MINIMAL}"));
+        plan(&format!("[admin]\nusers = [{{ name = \"a\", password_hash = '{hash}' }}]\n{MINIMAL}"));
     }
 }
 

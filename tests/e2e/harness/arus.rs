@@ -235,6 +235,14 @@ impl Arus {
         self.log.wait(DEADLINE, &format!("the line of {client}"), |lines| lines.iter().find(is_its).cloned())
     }
 
+    /// The same where there are many listeners: connections to two of them may have the same port.
+    pub(crate) fn session_at(&self, listener: &str, client: impl ToString) -> Value {
+        let client = Value::from(client.to_string());
+        let is_its =
+            |line: &&Value| line.get("bytes_up").is_some() && line["source"] == client && line["listener"] == listener;
+        self.log.wait(DEADLINE, &format!("the line of {client}"), |lines| lines.iter().find(is_its).cloned())
+    }
+
     pub(crate) fn control_socket(&self) -> PathBuf {
         self.directory().join("state/control.sock")
     }

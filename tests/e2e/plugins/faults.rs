@@ -63,7 +63,7 @@ fn a_lie_costs_its_connection_and_is_told_with_all_that_names_it() {
         let (_, _) = read_to_end(&mut victim);
 
         let line = line_with(&arus, 0, &[says, &name]);
-        let session = arus.session_of(local);
+        let session = arus.session_at(&name, local);
         assert!(line.to_string().contains(session["id"].as_str().unwrap()), "no connection in {line}");
         assert!(line.to_string().contains("generation"), "no generation in {line}");
         assert_eq!((&session["state"], &session["blame"]), (&"failed".into(), &"proxy".into()), "{session}");

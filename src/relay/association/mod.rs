@@ -147,8 +147,11 @@ impl Association {
             if let Poll::Ready(reason) = gone.as_mut().poll(context) {
                 return Poll::Ready(Tally { reason, blame: None });
             }
-            let more = self.take_up(context, terms, &mut names) | self.take_down(context, terms);
+            // In this order, as the first datagram opens the socket that is listened to at last, whether it waited for a
+            // name or not.
+            let more_up = self.take_up(context, terms, &mut names);
             self.take_looked_up(context, terms, &mut names);
+            let more = self.take_down(context, terms) | more_up;
             self.take_failures(context, terms);
             if self.errors > ERRORS {
                 return Poll::Ready(Tally { reason: Reason::Io, blame: Some(Blame::Proxy) });

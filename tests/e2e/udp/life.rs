@@ -179,3 +179,19 @@ fn a_thousand_associations_leave_nothing_behind() {
     udp("127.0.0.1:0").0.send_to(b"stop", at).unwrap();
     echo.join().unwrap();
 }
+
+/// The first datagram of all waits for a name: its answer comes without another one being sent.
+#[test]
+fn an_answer_to_the_first_datagram_comes_though_it_went_to_a_name() {
+    let arus = setup("").start();
+    for _ in 0..5 {
+        let client = Associated::new(&arus);
+        let (target, at) = udp("127.0.0.1:0");
+        client.send_name("localhost", at.port(), b"asked");
+        let (payload, outside) = receive(&target);
+        assert_eq!(payload, b"asked");
+        target.send_to(b"answered", outside).unwrap();
+        let (datagram, _) = receive(&client.socket);
+        assert!(datagram.ends_with(b"answered"), "{datagram:?}");
+    }
+}

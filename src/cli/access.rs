@@ -18,6 +18,8 @@ pub(super) struct Access {
     user: Option<String>,
     groups: Vec<String>,
     target: String,
+    #[serde(skip)]
+    is_name: bool,
     protocol: &'static str,
     /// allow or block
     pub(super) decision: &'static str,
@@ -54,6 +56,7 @@ pub(super) fn access(plan: &Plan, listener: &Listener, to: &str, args: &Args) ->
         Host::Ip(ip) => std::net::SocketAddr::new(*ip, port).to_string(),
         Host::Name(name) => format!("{name}:{port}"),
     };
+    let is_name = matches!(host, Host::Name(_));
     let decision = acl.decide(&Ask {
         user: args.user.as_deref(),
         groups: &groups,
@@ -68,6 +71,7 @@ pub(super) fn access(plan: &Plan, listener: &Listener, to: &str, args: &Args) ->
         user: args.user.clone(),
         groups: groups.iter().map(ToString::to_string).collect(),
         target,
+        is_name,
         protocol: protocol.label(),
         decision: decision.action.word(),
         rule: rule.and_then(|rule| rule.description.as_deref()).map(Into::into),
@@ -81,6 +85,12 @@ impl fmt::Display for Access {
         let groups = if self.groups.is_empty() { String::new() } else { format!(" ({})", self.groups.join(", ")) };
         writeln!(f, "user       {}{}", self.user.as_deref().unwrap_or("none").escape_debug(), groups.escape_debug())?;
         writeln!(f, "target     {}, {}", self.target, self.protocol)?;
+        if self.is_name {
+            writeln!(
+                f,
+                "           (the name itself; a client's addresses of it are judged too, ask for them one by one)"
+            )?;
+        }
         match (&self.rule_at, self.because) {
             (Some(at), _) => {
                 let description = self.rule.as_deref().map(|rule| format!(" {}", rule.escape_debug()));

@@ -25,7 +25,7 @@ pub fn run(path: Option<&Path>) -> ExitCode {
     };
     let name = source.to_string();
     let mut findings = tls::check(&plan, &name);
-    findings.extend(auth::check(&plan.auth, source.path(), &name));
+    findings.extend(auth::check(&plan, source.path(), &name));
     findings.extend(plugins::check(&plan, source.path(), &name));
     print(&findings);
     if findings.iter().any(|finding| finding.severity == Severity::Error) {

@@ -208,7 +208,7 @@ pub(super) fn prepare(plan: Plan, now: &InForce, shards: u16) -> Result<Prepared
     let acl = Arc::new(Acl::compile(plan.acl.default, &plan.acl.rules, own, before));
     let acl_file = plan.acl.file.as_ref().map(|file| Content::read(&file.path, file.digest));
     let mut warnings = tls.warnings;
-    warnings.extend(auth::warnings(&plan.auth, now.config.as_deref()));
+    warnings.extend(auth::warnings(&plan, now.config.as_deref()));
     let snapshot = Snapshot {
         generation,
         listeners: plan.listeners.iter().map(|listener| states.listener(listener, &plan.engine)).collect(),

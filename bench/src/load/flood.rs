@@ -8,16 +8,14 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use socket2::SockRef;
 
-use super::Load;
-use super::tally::Tally;
+use super::beside::Beside;
 use super::terms::SERVER_NAME;
 use super::worker::Worker;
 use crate::net::{self, Interest, Poll};
@@ -29,75 +27,17 @@ const RISE: Duration = Duration::from_millis(100);
 /// The strangers give way to the requests and the backend, which are on the same core.
 const NICE: i32 = 10;
 
-pub(crate) struct Flood {
+/// Whoever makes requests is `worker`; the strangers come to `target`.
+pub(crate) fn beside(
     worker: Worker,
-    strangers: Option<Strangers>,
     target: SocketAddr,
-    hello: Vec<u8>,
+    config: &Arc<ClientConfig>,
     in_flight: usize,
-}
-
-impl Flood {
-    /// Whoever makes requests is `worker`; the strangers come to `target`.
-    pub(crate) fn new(
-        worker: Worker,
-        target: SocketAddr,
-        config: &Arc<ClientConfig>,
-        in_flight: usize,
-    ) -> Result<Self> {
-        let mut tls = ClientConnection::new(Arc::clone(config), ServerName::try_from(SERVER_NAME)?)?;
-        let mut hello = Vec::new();
-        tls.write_tls(&mut hello)?;
-        Ok(Self { worker, strangers: None, target, hello, in_flight })
-    }
-}
-
-impl Load for Flood {
-    fn prepare(&mut self, warmup: Duration) -> Result<()> {
-        self.worker.prepare(warmup)?;
-        // Not quiet, as other loads are then: a flood that rises is not what is to be measured.
-        self.strangers = Some(Strangers::start(self.target, self.hello.clone(), self.in_flight));
-        thread::sleep(RISE);
-        Ok(())
-    }
-
-    fn measure(&mut self, until: Instant) -> Result<Tally> {
-        let strangers = self.strangers.take().context("a flood is prepared before it is measured")?;
-        let before = strangers.answered();
-        let measured = self.worker.measure(until);
-        let flooded = strangers.answered() - before;
-        strangers.end()?;
-        let mut tally = measured?;
-        tally.flooded = flooded;
-        ensure!(tally.flooded > 0, "the flood was not answered");
-        Ok(tally)
-    }
-}
-
-/// The thread of the flood.
-struct Strangers {
-    thread: JoinHandle<Result<()>>,
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicU64>,
-}
-
-impl Strangers {
-    fn start(target: SocketAddr, hello: Vec<u8>, in_flight: usize) -> Self {
-        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (must_stop, count) = (Arc::clone(&stop), Arc::clone(&answered));
-        // Pinned as the thread that starts it.
-        let thread = thread::spawn(move || flood(target, &hello, in_flight, &must_stop, &count));
-        Self { thread, stop, answered }
-    }
-
-    fn answered(&self) -> u64 {
-        self.answered.load(Ordering::Relaxed)
-    }
-
-    fn end(self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow!("the flood has panicked"))?
-    }
+) -> Result<Beside> {
+    let mut tls = ClientConnection::new(Arc::clone(config), ServerName::try_from(SERVER_NAME)?)?;
+    let mut hello = Vec::new();
+    tls.write_tls(&mut hello)?;
+    Ok(Beside::new(worker, RISE, move |stop, answered| flood(target, &hello, in_flight, stop, answered)))
 }
 
 fn flood(target: SocketAddr, hello: &[u8], in_flight: usize, stop: &AtomicBool, answered: &AtomicU64) -> Result<()> {

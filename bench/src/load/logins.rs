@@ -6,16 +6,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use socket2::SockRef;
 
-use super::Load;
+use super::beside::Beside;
 use super::socket::{Socket, Target};
 use super::socks::{Command, Dialogue, Terms};
-use super::tally::Tally;
 use super::worker::Worker;
 use crate::net::{Interest, Poll};
 
@@ -26,81 +24,22 @@ const MOST: usize = 512;
 /// The first hashes are under way before anything is measured.
 const RISE: Duration = Duration::from_millis(200);
 
-pub(crate) struct Logins {
-    worker: Worker,
-    guests: Option<Guests>,
-    proxy: SocketAddr,
-    destination: SocketAddr,
-    password: String,
-    interval: Duration,
-}
-
 /// The name of guest number `index`.
 pub(crate) fn guest(index: usize) -> String {
     format!("guest{index}")
 }
 
-impl Logins {
-    /// Whoever makes requests is `worker`; guests ask `proxy` for `destination`, `rate` of them a second.
-    pub(crate) fn new(
-        worker: Worker,
-        proxy: SocketAddr,
-        destination: SocketAddr,
-        password: &str,
-        rate: f64,
-    ) -> Result<Self> {
-        ensure!(rate > 0.0, "--logins must be above 0");
-        let interval = Duration::from_secs_f64(1.0 / rate);
-        Ok(Self { worker, guests: None, proxy, destination, password: password.to_owned(), interval })
-    }
-}
-
-impl Load for Logins {
-    fn prepare(&mut self, warmup: Duration) -> Result<()> {
-        self.worker.prepare(warmup)?;
-        let (proxy, destination, password) = (self.proxy, self.destination, self.password.clone());
-        self.guests = Some(Guests::start(proxy, destination, password, self.interval));
-        thread::sleep(RISE);
-        Ok(())
-    }
-
-    fn measure(&mut self, until: Instant) -> Result<Tally> {
-        let guests = self.guests.take().context("logins are prepared before they are measured")?;
-        let before = guests.answered();
-        let measured = self.worker.measure(until);
-        let answered = guests.answered() - before;
-        guests.end()?;
-        let mut tally = measured?;
-        tally.flooded = answered;
-        ensure!(answered > 0, "no guest was answered");
-        Ok(tally)
-    }
-}
-
-/// The thread of the guests.
-struct Guests {
-    thread: JoinHandle<Result<()>>,
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicU64>,
-}
-
-impl Guests {
-    fn start(proxy: SocketAddr, destination: SocketAddr, password: String, interval: Duration) -> Self {
-        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (must_stop, count) = (Arc::clone(&stop), Arc::clone(&answered));
-        // Pinned as the thread that starts it.
-        let thread = thread::spawn(move || come(proxy, destination, &password, interval, &must_stop, &count));
-        Self { thread, stop, answered }
-    }
-
-    fn answered(&self) -> u64 {
-        self.answered.load(Ordering::Relaxed)
-    }
-
-    fn end(self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow!("the guests have panicked"))?
-    }
+/// Whoever makes requests is `worker`; guests ask `proxy` for `destination`, `rate` of them a second.
+pub(crate) fn beside(
+    worker: Worker,
+    proxy: SocketAddr,
+    destination: SocketAddr,
+    password: &str,
+    rate: f64,
+) -> Result<Beside> {
+    ensure!(rate > 0.0, "--logins must be above 0");
+    let (password, interval) = (password.to_owned(), Duration::from_secs_f64(1.0 / rate));
+    Ok(Beside::new(worker, RISE, move |stop, answered| come(proxy, destination, &password, interval, stop, answered)))
 }
 
 fn come(

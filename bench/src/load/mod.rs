@@ -5,6 +5,7 @@
 //! report when the last answer is in, and holds its connections until stdin ends. So the driver
 //! can read the proxy's meters exactly around the load.
 
+mod beside;
 mod churn;
 mod datagrams;
 mod flood;
@@ -276,13 +277,13 @@ fn prepare(args: &LoadArgs, index: usize) -> Result<Box<dyn Load>> {
         Shape::Flood { connections, rate, in_flight } => {
             let tls = tls.context("a flood of handshakes needs --tls")?;
             let worker = worker::Worker::new(target)?.requests(share(connections), Some(rate * fraction));
-            Box::new(flood::Flood::new(worker, tls_address, &tls, share(in_flight))?)
+            Box::new(flood::beside(worker, tls_address, &tls, share(in_flight))?)
         }
         Shape::Logins { connections, rate, logins } => {
             let destination = args.socks.context("logins need --socks")?;
             let (_, password) = args.login()?.context("logins need --login")?;
             let worker = worker::Worker::new(target)?.requests(share(connections), Some(rate * fraction));
-            Box::new(logins::Logins::new(worker, args.target, destination, password, logins * fraction)?)
+            Box::new(logins::beside(worker, args.target, destination, password, logins * fraction)?)
         }
     };
     load.prepare(Duration::from_secs_f64(args.warmup.clamp(0.0, 60.0))).context("while warming up")?;

@@ -1,7 +1,6 @@
 //! The access log's thread: it writes, and may block as long as it likes. Whoever hands it lines never waits.
 
 use std::io;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,7 +11,6 @@ use crate::control::background;
 
 /// Bytes that may wait, some 10,000 lines; what comes beyond is lost.
 const WAITING: usize = 4 * 1024 * 1024;
-
 /// Logs that were changed for others and still block. Each has a thread, a file and what waits for it.
 const BLOCKED: usize = 4;
 

@@ -230,16 +230,17 @@ impl Arus {
 
     /// Waits for the line of the access log for the client with this address.
     pub(crate) fn session_of(&self, client: impl ToString) -> Value {
-        let client = Value::from(client.to_string());
-        let is_its = |line: &&Value| line.get("bytes_up").is_some() && line["source"] == client;
-        self.log.wait(DEADLINE, &format!("the line of {client}"), |lines| lines.iter().find(is_its).cloned())
+        self.session_where(client, |_| true)
     }
 
     /// The same where there are many listeners: connections to two of them may have the same port.
     pub(crate) fn session_at(&self, listener: &str, client: impl ToString) -> Value {
+        self.session_where(client, |line| line["listener"] == listener)
+    }
+
+    fn session_where(&self, client: impl ToString, holds: impl Fn(&Value) -> bool) -> Value {
         let client = Value::from(client.to_string());
-        let is_its =
-            |line: &&Value| line.get("bytes_up").is_some() && line["source"] == client && line["listener"] == listener;
+        let is_its = |line: &&Value| line.get("bytes_up").is_some() && line["source"] == client && holds(line);
         self.log.wait(DEADLINE, &format!("the line of {client}"), |lines| lines.iter().find(is_its).cloned())
     }
 

@@ -79,6 +79,27 @@ fn netcat() {
     }
 }
 
+/// What curl prints that dante's client leads through `socks` to `web`, by this method; `environment` tells it the user.
+pub(super) fn socksify(socks: &Address, web: &Address, method: &str, environment: &[(&str, &str)]) -> (String, String) {
+    let (Address::Ip(proxy), Address::Ip(web)) = (socks, web) else { panic!("no address") };
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("socks.conf");
+    let route = format!(
+        "route {{\n from: 0.0.0.0/0 to: 127.0.0.0/8 port = {} via: {} port = {}\n proxyprotocol: socks_v5\n \
+         method: {method}\n}}\n",
+        web.port(),
+        proxy.ip(),
+        proxy.port()
+    );
+    std::fs::write(&config, route).unwrap();
+    let mut command = Command::new("socksify");
+    // It would go to addresses of this machine directly.
+    command.env("SOCKS_AUTOADD_LANROUTES", "no").env("SOCKS_CONF", &config).envs(environment.iter().copied());
+    command.args(["curl", "--silent", "--show-error", "--noproxy", "*", "--max-time", "30"]);
+    let output = command.arg(format!("http://{web}/")).output().unwrap();
+    (text(&output.stdout), text(&output.stderr))
+}
+
 #[test]
 fn dante() {
     if !has("socksify") || !has("curl") {
@@ -86,29 +107,8 @@ fn dante() {
     }
     let web = web();
     let arus = setup("", "").start();
-    let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("socks.conf");
-    let Address::Ip(proxy) = arus.address("socks") else { panic!("no address") };
-    let (ip, port) = (proxy.ip(), proxy.port());
-    let route = format!(
-        "route {{\n from: 0.0.0.0/0 to: 127.0.0.0/8 port = {} via: {ip} port = {port}\n proxyprotocol: socks_v5\n \
-         method: none\n}}\n",
-        web.address().ip().port()
-    );
-    std::fs::write(&config, route).unwrap();
-    let mut command = Command::new("socksify");
-    // It would go to addresses of this machine directly.
-    command.env("SOCKS_AUTOADD_LANROUTES", "no").env("SOCKS_CONF", &config).args([
-        "curl",
-        "--silent",
-        "--show-error",
-        "--noproxy",
-        "*",
-        "--max-time",
-        "30",
-    ]);
-    let output = command.arg(format!("http://{}/", web.address())).output().unwrap();
-    assert_eq!(text(&output.stdout), "world\n", "{}", text(&output.stderr));
+    let (printed, error) = socksify(&arus.address("socks"), web.address(), "none", &[]);
+    assert_eq!(printed, "world\n", "{error}");
     assert_eq!(arus.finished(1)[0]["target"], web.address().to_string());
 }
 

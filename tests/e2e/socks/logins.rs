@@ -3,7 +3,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::clients::{python, run, web};
+use super::clients::{python, run, socksify, web};
 use super::*;
 use crate::ops::{has, is_root, text};
 
@@ -73,23 +73,10 @@ fn dante() {
     }
     let web = web();
     let arus = setup("", USERS).start();
-    let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("socks.conf");
-    let Address::Ip(proxy) = arus.address("socks") else { panic!("no address") };
-    let (ip, port) = (proxy.ip(), proxy.port());
-    let route = format!(
-        "route {{\n from: 0.0.0.0/0 to: 127.0.0.0/8 port = {} via: {ip} port = {port}\n proxyprotocol: socks_v5\n \
-         method: username\n}}\n",
-        web.address().ip().port()
-    );
-    std::fs::write(&config, route).unwrap();
     for (password, expected) in [("secret:123", "world\n"), ("wrong", "")] {
-        let mut command = Command::new("socksify");
-        command.env("SOCKS_AUTOADD_LANROUTES", "no").env("SOCKS_CONF", &config);
-        command.env("SOCKS_USERNAME", "alice").env("SOCKS_PASSWORD", password);
-        command.args(["curl", "--silent", "--show-error", "--noproxy", "*", "--max-time", "30"]);
-        let output = command.arg(format!("http://{}/", web.address())).output().unwrap();
-        assert_eq!(text(&output.stdout), expected, "{password}: {}", text(&output.stderr));
+        let login = [("SOCKS_USERNAME", "alice"), ("SOCKS_PASSWORD", password)];
+        let (printed, error) = socksify(&arus.address("socks"), web.address(), "username", &login);
+        assert_eq!(printed, expected, "{password}: {error}");
     }
     assert_eq!(reasons(&arus, 2), ["auth_failed", "done"]);
 }

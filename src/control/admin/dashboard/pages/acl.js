@@ -85,6 +85,10 @@ function tryIt(app) {
 }
 
 function reason(answer) {
-  if (answer.rule === null || answer.rule === undefined || answer.rule === '') return 'No rule says anything of it: the default decides.';
+  if (answer.rule === null || answer.rule === undefined || answer.rule === '') {
+    return answer.because === 'reserved destination'
+      ? 'A reserved destination (this machine, its links): blocked unless a rule names it.'
+      : 'No rule says anything of it: the default decides.';
+  }
   return `by ${answer.description ?? `rule ${answer.rule}`}${answer.line ? `, line ${answer.line}` : ''}`;
 }

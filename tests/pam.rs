@@ -89,11 +89,22 @@ async fn passwords_accounts_and_the_address_are_asked_of_pam() {
 
 #[tokio::test]
 async fn a_module_that_hangs_costs_one_answer_and_its_worker_is_replaced() {
-    let Some(service) = Service::new("hang", "test \"$PAM_USER\" != slow || exec sleep 600", "true") else { return };
+    let hang = "test \"$PAM_USER\" != slow && exit\nsleep 600 &\necho $$ $! > \"${0%/*}/pids\"\nwait";
+    let Some(service) = Service::new("hang", hang, "true") else { return };
     let pam = pam(1, Duration::from_secs(2));
     let Answer::Unavailable(why) = pam.ask(service.question("slow", Some("x"))).await else { panic!("it answered") };
     assert!(why.contains("stuck"), "{why}");
     assert_eq!(pam.ask(service.question("quick", Some("x"))).await, Answer::Accepted("quick".into()));
+    // Nor does it leave what it has started behind.
+    let pids = fs::read_to_string(service.directory.path().join("pids")).unwrap();
+    let is_alive = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    for pid in pids.split_whitespace() {
+        let begun = std::time::Instant::now();
+        while is_alive(pid) {
+            assert!(begun.elapsed() < LONG, "{pid} of {pids} goes on");
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 #[tokio::test]

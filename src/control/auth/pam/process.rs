@@ -83,7 +83,7 @@ pub fn keep(workers: usize, limit: Duration, is_standby: bool) -> ExitCode {
         }
         match start_worker(limit) {
             Ok(child) => alive.push((child.id(), Instant::now())),
-            Err(error) => eprintln!("arus {KEEPER}: no worker can be started: {error}"),
+            Err(error) => say(format_args!("arus {KEEPER}: no worker can be started: {error}")),
         }
     }
     ExitCode::SUCCESS
@@ -100,7 +100,7 @@ impl Standby {
         match command.spawn() {
             Ok(child) => Some(Self(child)),
             Err(error) => {
-                eprintln!("arus {KEEPER}: no standby can be started: {error}");
+                say(format_args!("arus {KEEPER}: no standby can be started: {error}"));
                 None
             }
         }
@@ -190,9 +190,28 @@ fn answer(
 fn watch(watched: &Receiver<()>, limit: Duration) {
     while watched.recv().is_ok() {
         if watched.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("arus {WORKER}: a PAM module takes longer than {limit:?}: this process ends");
+            say(format_args!("arus {WORKER}: a PAM module takes longer than {limit:?}: this process ends"));
+            end_children();
             let _ = kill(Pid::this(), Signal::SIGKILL);
         }
+    }
+}
+
+/// On stderr, whose reader may be gone by now; eprintln! would panic then, and end what it is said of.
+fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Ends the programs of pam_exec, which nothing else would; each leads a group of its own, with those that it has started.
+fn end_children() {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let children = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    for child in
+        children.flat_map(|pids| pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>())
+    {
+        // Its number is its own until it is waited for, which the thread that hangs does.
+        let _ = kill(Pid::from_raw(-child), Signal::SIGKILL);
+        let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
     }
 }
 
